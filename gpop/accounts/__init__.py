@@ -1,0 +1,1 @@
+"""Who may log in, and as which account: executed by auth alone, as root."""

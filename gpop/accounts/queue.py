@@ -1,0 +1,82 @@
+"""
+PURE: who is checked next when more logins wait than may be checked at once.
+
+Round robin between sources, and no source ever has all the places: a quarter of them, at
+least one, stays for the others. Bounded in total and per source. Knows nothing of what
+waits.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class FairQueue(Generic[Item]):
+    """
+    Items that wait for one of `places`, by source.
+
+    An item taken occupies a place of its source until `give_back`.
+    """
+
+    def __init__(self, places: int, max_waiting: int, max_waiting_per_source: int) -> None:
+        self.places = places
+        self.places_per_source = max(1, places - max(1, places // 4))
+        self.max_waiting = max_waiting
+        self.max_waiting_per_source = max_waiting_per_source
+        self.waiting = 0
+        self.occupied = 0
+        self._occupied_by: dict[bytes, int] = {}
+        self._waiting: OrderedDict[bytes, deque[Item]] = OrderedDict()
+
+    def put(self, source: bytes, item: Item) -> bool:
+        """Let `item` wait behind its source's others; False if there is no room for it."""
+        line = self._waiting.get(source)
+        if self.waiting >= self.max_waiting or (line and len(line) >= self.max_waiting_per_source):
+            return False
+        if line is None:
+            line = self._waiting[source] = deque()
+        line.append(item)
+        self.waiting += 1
+        return True
+
+    def take(self) -> Item | None:
+        """Return the next item and give it a place, None if there is none or no place for it."""
+        if self.occupied >= self.places:
+            return None
+        for source, line in self._waiting.items():
+            if self._occupied_by.get(source, 0) < self.places_per_source:
+                break
+        else:
+            return None
+        item = line.popleft()
+        self.waiting -= 1
+        if line:
+            self._waiting.move_to_end(source)
+        else:
+            del self._waiting[source]
+        self._occupied_by[source] = self._occupied_by.get(source, 0) + 1
+        self.occupied += 1
+        return item
+
+    def give_back(self, source: bytes) -> None:
+        """Free a place that an item of `source` had."""
+        left = self._occupied_by[source] - 1
+        if left:
+            self._occupied_by[source] = left
+        else:
+            del self._occupied_by[source]
+        self.occupied -= 1
+
+    def remove(self, source: bytes, item: Item) -> bool:
+        """Take `item` out of the line, if it is there."""
+        line = self._waiting.get(source)
+        if line is None or item not in line:
+            return False
+        line.remove(item)
+        self.waiting -= 1
+        if not line:
+            del self._waiting[source]
+        return True

@@ -1,0 +1,217 @@
+"""
+EDGE: the sources of accounts, asked in their order, and the rules between them.
+
+A source that does not know a name says None, and the next one is asked. A source that
+knows it decides, also if the answer is no. A source that can't be asked ends the matter
+with [SYS/TEMP]: who falls through an outage may find another user of the same name behind
+it. Executed as root by auth's checkers; auth itself only builds the sources, warms and
+refreshes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from gpop.accounts import hashes, nss, pam
+from gpop.accounts.account import (
+    AUTH,
+    MAX_GROUPS,
+    SYS_PERM,
+    SYS_TEMP,
+    Accepted,
+    Account,
+    Limits,
+    MaildirNotUnderstood,
+    Refused,
+    SourceUnavailable,
+    Verdict,
+    resolve_maildir,
+)
+from gpop.accounts.passwdfile import Entry, PasswdFile
+
+
+class Request:
+    """A login to decide; `password` is None where only the account phase is asked."""
+
+    __slots__ = ("name", "password", "peer")
+
+    def __init__(self, name: bytes, password: bytes | None, peer: str) -> None:
+        self.name = name
+        self.password = password
+        self.peer = peer
+
+    def __repr__(self) -> str:
+        return f"<Request {self.name!r} from {self.peer}>"
+
+
+class Source(Protocol):
+    """What may know a user."""
+
+    kind: str
+
+    def warm(self) -> None:
+        """Load and touch what a checker will need; called once, by auth."""
+
+    def watched_files(self) -> list[str]:
+        """Return the files from which this source's answers come, as far as it knows them."""
+
+    def decide(self, request: Request) -> Verdict | None:
+        """Return the verdict, None if the name is unknown here. Raises SourceUnavailable."""
+
+
+class PasswdFileSource:
+    """Accounts of one passwd-file; `file` is refreshed by auth, never by a checker."""
+
+    kind = "passwd-file"
+
+    def __init__(self, path: str, limits: Limits) -> None:
+        self.file = PasswdFile(path)
+        self._limits = limits
+
+    def warm(self) -> None:
+        """See `Source`."""
+        hashes.warm()
+        self.file.refresh()
+
+    def watched_files(self) -> list[str]:
+        """See `Source`."""
+        return [self.file.path]
+
+    def decide(self, request: Request) -> Verdict | None:
+        """See `Source`."""
+        entry = self.file.lookup(request.name)
+        if entry is None:
+            return None
+        reason = self._limits.refusal(entry.uid, entry.gid) or self._refusal(entry, request)
+        if reason:
+            return Refused(AUTH, reason, self.kind)
+        maildir = self._limits.maildir.encode() if entry.maildir is None else entry.maildir
+        return _account(request.name, entry.uid, entry.gid, (entry.gid,), entry.home, maildir, self.kind)
+
+    def _refusal(self, entry: Entry, request: Request) -> str:
+        if request.password is not None:
+            try:
+                stored = hashes.StoredPassword(entry.password)
+                if stored.locked:
+                    return "password_locked"
+                if not request.password:
+                    return "empty_password"
+                if not stored.matches(request.password):
+                    return "wrong_password"
+            except hashes.HashNotUsable as error:
+                raise SourceUnavailable(f"{self.file.path}: {error}") from None
+        if not entry.allows_peer(request.peer):
+            return "peer_not_allowed"
+        return "account_nologin" if entry.nologin else ""
+
+
+class PamSource:
+    """Users of the system (NSS), whose passwords PAM checks."""
+
+    kind = "pam"
+
+    def __init__(self, service: str, limits: Limits) -> None:
+        self.service = service
+        self._limits = limits
+
+    def warm(self) -> None:
+        """See `Source`."""
+        hashes.warm()
+        pam.warm()
+        nss.warm()
+
+    def watched_files(self) -> list[str]:
+        """See `Source`."""
+        return pam.files_of(self.service)
+
+    def decide(self, request: Request) -> Verdict | None:
+        """See `Source`."""
+        user = nss.lookup(request.name)
+        if user is None:
+            return None
+        reason = self._limits.refusal(user.uid, user.gid)
+        if reason:
+            # Before PAM: nobody gets to try root's password here.
+            return Refused(AUTH, reason, self.kind)
+        if pam.service_file(self.service) is None:
+            raise SourceUnavailable(f"PAM service {self.service} has no file any more")
+        if request.password is None:
+            answer = pam.check_account(self.service, request.name, request.peer)
+        else:
+            answer = pam.check(self.service, request.name, request.password, request.peer)
+        if answer.code:
+            return Refused(answer.code, answer.reason, self.kind, answer.detail)
+        groups = self._limits.valid_groups(nss.groups(user))
+        maildir = self._limits.maildir.encode()
+        return _account(user.name, user.uid, user.gid, groups, user.home, maildir, self.kind)
+
+
+def _account(
+    name: bytes, uid: int, gid: int, groups: tuple[int, ...], home: bytes, setting: bytes, source: str
+) -> Verdict:
+    """Return the account of a user who has proved who he is, or what keeps it from being served."""
+    try:
+        maildir = resolve_maildir(setting, home)
+    except MaildirNotUnderstood as error:
+        return Refused(SYS_PERM, "maildir_not_understood", source, str(error))
+    if len(groups) > MAX_GROUPS:
+        return Refused(SYS_PERM, "too_many_groups", source, f"{len(groups)} groups, at most {MAX_GROUPS}")
+    return Accepted(Account(name, uid, gid, groups, home, maildir), source)
+
+
+def build(settings: Sequence[dict[str, Any]], limits: Limits) -> list[Source]:
+    """
+    Return the sources that the config lists, in its order.
+
+    Raises:
+        ValueError: a type that is not known (config has refused it before).
+    """
+    return [_source(row, limits) for row in settings]
+
+
+def _source(row: dict[str, Any], limits: Limits) -> Source:
+    if row["type"] == "passwd-file":
+        return PasswdFileSource(row["path"], limits)
+    if row["type"] == "pam":
+        return PamSource(row["service"], limits)
+    raise ValueError(f"accounts.sources: unknown type {row['type']!r}")
+
+
+def decide(sources: Sequence[Source], request: Request, only_kind: str = "") -> Verdict:
+    """
+    Ask `sources` in order and return the verdict; `only_kind` asks just those of a kind.
+
+    Raises nothing that a source may raise: an outage is a verdict too.
+    """
+    verdict: Verdict | None = None
+    for source in sources:
+        if only_kind and source.kind != only_kind:
+            continue
+        try:
+            verdict = source.decide(request)
+        except SourceUnavailable as error:
+            return Refused(SYS_TEMP, "source_unavailable", source.kind, str(error))
+        if verdict is not None:
+            break
+    if verdict is None:
+        verdict = Refused(AUTH, "unknown_user")
+    if isinstance(verdict, Refused) and verdict.reason in _NO_HASH_CHECKED:
+        _burn(request)
+    return verdict
+
+
+# Refusals that came without the cost of a password check: see hashes.burn.
+_NO_HASH_CHECKED = frozenset(
+    "unknown_user uid_0 uid_too_low uid_not_valid gid_too_low gid_not_valid "
+    "other_user_without_root password_locked".split()
+)
+
+
+def _burn(request: Request) -> None:
+    if request.password is None:
+        return
+    try:
+        hashes.burn(request.password)
+    except hashes.HashNotUsable:
+        return  # without a crypt(3) that can, there is nothing to hide behind

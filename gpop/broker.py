@@ -1,0 +1,539 @@
+"""
+PROCESS: the broker. Root; supervises, and forks a session for each login that auth accepted.
+
+May run as root in this process: this module, `supervision`, `events`, `privsep.*`, and of
+the session `session.run` and `privsep.credentials.become_user` in the forked child, until
+it is the mail user. Loaded here but run only there: `session`, `pop3.*`, `maildrop.*`.
+
+It sees no password and parses nothing that a client sent. It imports as little as can be,
+because a fork copies what it has: every module here is paid for in every session.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import types
+
+from gpop import __version__, session, supervision
+from gpop.events import Log, open_log
+from gpop.privsep import channel, messages
+from gpop.supervision import DRAINING, SERVING, STARTING, Generation, Process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from typing import Any
+
+    from gpop.config import BrokerSettings, SessionSettings
+    from gpop.privsep.messages import Frame
+
+# Loading gevent, PAM and certificates takes about a second on a busy machine.
+START_TIMEOUT_S = 60.0
+# After the grace time sessions are told to end; what is left after this long is killed.
+END_TIMEOUT_S = 5.0
+LISTEN_BACKLOG = 1024
+# Nothing here makes cycles on purpose; what exceptions leave behind is collected this often.
+FORKS_PER_COLLECTION = 1000
+# Peers that vanished without a word are found by the kernel: 2 minutes' silence, then 3 probes.
+KEEPALIVE = {socket.TCP_KEEPIDLE: 120, socket.TCP_KEEPINTVL: 20, socket.TCP_KEEPCNT: 3}
+
+
+class StartFailed(Exception):
+    """gpop can't start; the text says why."""
+
+
+class RunningSession:
+    """A forked session: whose it is, and the login it serves."""
+
+    __slots__ = ("account", "key", "login_id", "peer")
+
+    def __init__(self, login_id: int, account: bytes, key: tuple[int, bytes], peer: str) -> None:
+        self.login_id = login_id
+        self.account = account
+        self.key = key
+        self.peer = peer
+
+
+class Broker:
+    """The supervisor's state, and one method per thing that can happen to it."""
+
+    def __init__(self, config_path: str, log: Log) -> None:
+        self.config_path = config_path
+        self.log = log
+        self.poller = select.poll()
+        self.handlers: dict[int, Callable[[], None]] = {}
+        self.listening: dict[str, socket.socket] = {}
+        self.generations: list[Generation] = []
+        self.processes: dict[int, Process] = {}
+        self.sessions: dict[int, RunningSession] = {}
+        self.by_maildrop: dict[tuple[int, bytes], set[int]] = {}
+        self.signals: set[int] = set()
+        self.reader: tuple[int, int, bytearray] | None = None  # a reload's pid, pipe and octets so far
+        self.stop_at: float | None = None  # when the grace time is over
+        self.kill_at: float | None = None
+        self.failed = False
+        self.forks = 0
+        self.boot_id = _read_boot_id()
+        self.settings: BrokerSettings
+        self.session_settings: SessionSettings
+
+    # Starting
+
+    def start(self, plain: dict[str, Any]) -> None:
+        """
+        Bind, start the first generation, and wait for nothing: `run` sees it become ready.
+
+        Raises:
+            StartFailed: an address can't be listened on, or the run directory can't be made.
+        """
+        self._adopt(plain)
+        self._prepare_run_directory()
+        self.listening = self._listen(self.settings.listen)
+        self._start_generation(plain)
+
+    def _adopt(self, plain: dict[str, Any]) -> None:
+        """Take over the settings for what is forked from now on."""
+        broker: Any = types.SimpleNamespace(**plain["broker"])
+        of_session: Any = types.SimpleNamespace(**plain["session"])
+        self.settings = broker
+        self.session_settings = of_session
+        # There is no /proc in a session's jail to read the boot id from.
+        self.maildrop_options = session.maildrop_options(of_session, self.boot_id)
+
+    def _prepare_run_directory(self) -> None:
+        """Make the empty directory in which the fronts are jailed."""
+        if os.geteuid() != 0:
+            return
+        try:
+            os.makedirs(os.path.join(self.settings.run_dir, "empty"), 0o755, exist_ok=True)
+        except OSError as error:
+            raise StartFailed(f"server.run_dir: {self.settings.run_dir}: {error.strerror}") from error
+
+    def _listen(self, addresses: list[str]) -> dict[str, socket.socket]:
+        """Return a listening socket for each address, those we have already among them."""
+        sockets = {}
+        for address in addresses:
+            try:
+                sockets[address] = self.listening.get(address) or _listening_socket(address)
+            except OSError as error:
+                for new in sockets.keys() - self.listening.keys():
+                    sockets[new].close()
+                raise StartFailed(f"server.listen: {address}: {error.strerror}") from error
+        return sockets
+
+    def _start_generation(self, plain: dict[str, Any]) -> None:
+        now = time.monotonic()
+        generation = Generation(plain, list(self.listening.values()), self.log, now)
+        self.generations.append(generation)
+        for process in generation.start(now):
+            self._watch_process(process)
+
+    def _watch_process(self, process: Process) -> None:
+        self.processes[process.pid] = process
+        self._watch(process.control.fileno(), lambda: self._control_readable(process))
+
+    def _watch(self, fd: int, handler: Callable[[], None]) -> None:
+        self.handlers[fd] = handler
+        self.poller.register(fd, select.POLLIN)
+
+    def _unwatch(self, fd: int) -> None:
+        if self.handlers.pop(fd, None):
+            self.poller.unregister(fd)
+
+    # The loop
+
+    def run(self) -> int:
+        """Handle what happens until gpop has stopped; returns the exit status."""
+        wakeup, wakeup_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, lambda number, _frame: self.signals.add(number))
+        # In a session just forked this waits until it has its own handler.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        self._watch(wakeup, lambda: _drain_pipe(wakeup))
+        while not self._stopped():
+            for fd, _ in self.poller.poll(self._poll_timeout_ms()):
+                # A handler may have closed what a later one of this round was for.
+                handler = self.handlers.get(fd)
+                if handler:
+                    handler()
+            if self.signals:
+                self._handle_signals()
+            self._keep_time(time.monotonic())
+        self.log.write("broker_stopped", level="error" if self.failed else "info")
+        return 1 if self.failed else 0
+
+    def _stopped(self) -> bool:
+        return self.stop_at is not None and not self.processes and not self.sessions
+
+    def _poll_timeout_ms(self) -> int | None:
+        """Wake up for the clock only while something waits for it."""
+        waits = self.stop_at is not None or any(
+            generation.missing or generation.state == STARTING for generation in self.generations
+        )
+        return 100 if waits else None
+
+    def _keep_time(self, now: float) -> None:
+        for generation in self.generations:
+            if generation.missing:
+                for process in generation.start_missing(now):
+                    self._watch_process(process)
+            if generation.state == STARTING and now - generation.started > START_TIMEOUT_S:
+                self._starting_failed(generation, f"not ready within {START_TIMEOUT_S:.0f} s")
+        if self.stop_at is not None and now >= self.stop_at:
+            self._end_what_is_left(now)
+
+    def _handle_signals(self) -> None:
+        arrived, self.signals = self.signals, set()
+        if signal.SIGCHLD in arrived:
+            self._reap()
+        if signal.SIGTERM in arrived or signal.SIGINT in arrived:
+            self._stop(time.monotonic())
+        if signal.SIGHUP in arrived and self.stop_at is None:
+            self._read_config()
+
+    # Logins
+
+    def _control_readable(self, process: Process) -> None:
+        try:
+            frame, fds = channel.receive(process.control)
+        except channel.ChannelClosed:
+            # It ends; SIGCHLD says how.
+            self._unwatch(process.control.fileno())
+            return
+        except (BlockingIOError, ConnectionResetError):
+            return
+        except messages.BadFrame as error:
+            self._reject(process, str(error))
+            return
+        if frame.kind == messages.SERVE and process.name == "auth":
+            self._serve(process, frame, fds)
+        elif frame.kind == messages.READY and not process.ready:
+            process.ready = True
+            self._became_ready(process.generation)
+        else:
+            channel.close_all(fds)
+            self._reject(process, f"{frame!r} is not {process.name}'s to send now")
+
+    def _reject(self, process: Process, problem: str) -> None:
+        """End a process that does not speak as gpop does: it was taken over, or is broken."""
+        self.log.write("frame_rejected", "error", sender=process.name, pid=process.pid, problem=problem)
+        os.kill(process.pid, signal.SIGKILL)
+
+    def _serve(self, process: Process, frame: Frame, fds: list[int]) -> None:
+        """Fork the session of a login that auth accepted."""
+        try:
+            channel.check_login_descriptors(fds)
+        except messages.BadFrame as error:
+            # The front chose the descriptors, and auth passed them on unseen.
+            self.log.write("frame_rejected", "error", sender="front", problem=str(error))
+            channel.close_all(fds)
+            return
+        login = frame.fields
+        key = (login["uid"], login["maildir"])
+        others = self.by_maildrop.get(key, ())
+        if others and len(others) >= self.settings.max_per_account > 0:
+            _refuse(fds[1], login, "IN-USE", "too_many_sessions")
+        else:
+            if others and self.session_settings.lock:
+                _ask_to_end(others)
+            self._fork(login, key, fds)
+        channel.close_all(fds)
+
+    def _fork(self, login: dict[str, Any], key: tuple[int, bytes], fds: list[int]) -> None:
+        try:
+            pid = os.fork()
+        except OSError:
+            _refuse(fds[1], login, "SYS/TEMP", "fork_failed")
+            return
+        if pid == 0:
+            session.run(login, fds[0], fds[1], self.session_settings, self.maildrop_options)
+        self.sessions[pid] = RunningSession(login["login_id"], login["account"], key, login["peer"])
+        self.by_maildrop.setdefault(key, set()).add(pid)
+        self.forks += 1
+        if self.forks % FORKS_PER_COLLECTION == 0:
+            gc.collect()
+
+    # Children that ended
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            ended = self.sessions.pop(pid, None)
+            if ended:
+                self._session_ended(pid, ended, status)
+            elif pid in self.processes:
+                self._process_ended(self.processes.pop(pid), status)
+            elif self.reader and self.reader[0] == pid:
+                self._config_read()
+
+    def _session_ended(self, pid: int, ended: RunningSession, status: int) -> None:
+        pids = self.by_maildrop[ended.key]
+        pids.discard(pid)
+        if not pids:
+            del self.by_maildrop[ended.key]
+        if status:
+            unreported = status == session.EXIT_UNREPORTED << 8
+            self.log.write(
+                "session_unreported" if unreported else "session_died",
+                "warning" if unreported else "error",
+                login_id=ended.login_id,
+                pid=pid,
+                peer=ended.peer,
+                account=ended.account.decode("utf-8", "backslashreplace"),
+                uid=ended.key[0],
+                **_exit_fields(status),
+            )
+
+    def _process_ended(self, process: Process, status: int) -> None:
+        generation = process.generation
+        self._unwatch(process.control.fileno())
+        if generation.state == STARTING:
+            generation.ended(process, time.monotonic())
+            self._starting_failed(generation, f"{process.name} ended: {_exit_fields(status)}")
+            return
+        again = generation.ended(process, time.monotonic())
+        if again is not None:
+            fields = {"ended": process.name, "pid": process.pid, "restart_in_s": again}
+            self.log.write("process_ended", "error", **fields, **_exit_fields(status))
+        elif not generation.processes() and generation in self.generations:
+            self.generations.remove(generation)
+
+    # Generations
+
+    def _became_ready(self, generation: Generation) -> None:
+        if generation.state != STARTING or not generation.all_ready():
+            return
+        generation.state = SERVING
+        # Anything the old ones accept from here on, the new ones could have accepted as well.
+        old = [other for other in self.generations if other.state == SERVING and other is not generation]
+        for other in old:
+            other.drain(at_once=False)
+        fields = {"listen": self.addresses(), "fronts": self.settings.fronts, "pid": os.getpid()}
+        if old:
+            self.log.write("reload_finished", **fields)
+        else:
+            self.log.write("broker_started", version=__version__, root=os.geteuid() == 0, **fields)
+
+    def addresses(self) -> list[str]:
+        """The addresses listened on, with the ports that the kernel chose."""
+        return [_spelled(sock) for sock in self.listening.values()]
+
+    def _starting_failed(self, generation: Generation, problem: str) -> None:
+        """A new generation did not come up: end it, and keep the old one if there is one."""
+        generation.state = DRAINING
+        generation.end(signal.SIGKILL)
+        first = not any(other.state == SERVING for other in self.generations)
+        self.log.write("reload_failed", "error", problem=problem, kept_old=not first)
+        if not generation.processes():
+            self.generations.remove(generation)
+        if first:
+            self.failed = True
+            self._stop(time.monotonic())
+
+    # Reload
+
+    def _read_config(self) -> None:
+        """Let a short-lived process read and check the config: no parser runs in the broker."""
+        if self.reader or any(generation.state == STARTING for generation in self.generations):
+            self.log.write("reload_failed", "warning", problem="another reload is under way", kept_old=True)
+            return
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        pid = supervision.start_program(["read-config", self.config_path], [], stdout=writing)
+        os.close(writing)
+        self.reader = (pid, reading, bytearray())
+        self._watch(reading, self._config_octets)
+        self.log.write("reload_started", config=self.config_path)
+
+    def _config_octets(self) -> None:
+        assert self.reader
+        octets = os.read(self.reader[1], 65536)
+        self.reader[2].extend(octets)
+        if not octets:
+            self._unwatch(self.reader[1])
+
+    def _config_read(self) -> None:
+        """The process that read the config has ended: take what it said, or keep the old config."""
+        assert self.reader
+        _, reading, octets = self.reader
+        while reading in self.handlers:
+            self._config_octets()
+        os.close(reading)
+        self.reader = None
+        try:
+            answer = json.loads(octets)
+        except ValueError:
+            answer = {"errors": ["the config could not be read; is the installation whole?"]}
+        if "settings" not in answer:
+            self.log.write("config_rejected", "error", config=self.config_path, problems=answer["errors"])
+            return
+        for warning in answer["warnings"]:
+            self.log.write("config_warning", "warning", problem=warning)
+        self._apply(answer["settings"])
+
+    def _apply(self, plain: dict[str, Any]) -> None:
+        try:
+            listening = self._listen(plain["broker"]["listen"])
+        except StartFailed as error:
+            self.log.write("config_rejected", "error", config=self.config_path, problems=[str(error)])
+            return
+        # Old fronts have their own copies of a socket that is listened on no more, until they drain.
+        for address in self.listening.keys() - listening.keys():
+            self.listening[address].close()
+        self.listening = listening
+        self._adopt(plain)
+        self._start_generation(plain)
+
+    # Stopping
+
+    def _stop(self, now: float) -> None:
+        """SIGTERM: accept nothing new, give sessions the grace time. A second one ends the grace time."""
+        if self.stop_at is not None:
+            self.stop_at = now
+            return
+        self.stop_at = now + self.settings.grace_time_s
+        grace = self.settings.grace_time_s
+        self.log.write("shutdown_started", sessions=len(self.sessions), grace_time_s=grace)
+        for sock in self.listening.values():
+            sock.close()
+        for generation in self.generations:
+            generation.drain(at_once=True)
+
+    def _end_what_is_left(self, now: float) -> None:
+        if self.kill_at is None:
+            self.kill_at = now + END_TIMEOUT_S
+            self.log.write("sessions_ended", sessions=len(self.sessions))
+            for pid in self.sessions:
+                os.kill(pid, signal.SIGTERM)
+        elif now >= self.kill_at:
+            self.kill_at = now + END_TIMEOUT_S
+            for pid in [*self.sessions, *self.processes]:
+                os.kill(pid, signal.SIGKILL)
+
+
+def _refuse(channel_fd: int, login: dict[str, Any], code: str, reason: str) -> None:
+    """Tell the front, on the session channel, that there will be no session."""
+    octets = messages.encode(
+        messages.REFUSED,
+        code=code,
+        reason=reason,
+        user=login["account"].decode("utf-8", "backslashreplace"),
+        source="broker",
+        auth_us=0,
+    )
+    sock = socket.socket(fileno=os.dup(channel_fd))
+    try:
+        channel.send(sock, octets)
+    except OSError:
+        return  # the front is gone, and its clients with it
+    finally:
+        sock.close()
+
+
+def _ask_to_end(pids: Collection[int]) -> None:
+    """A newer login wants the maildrop: older sessions of it end if their client is silent."""
+    for pid in pids:
+        os.kill(pid, signal.SIGUSR1)
+
+
+def _exit_fields(status: int) -> dict[str, Any]:
+    if os.WIFSIGNALED(status):
+        return {"signal": signal.Signals(os.WTERMSIG(status)).name}
+    return {"exit_status": os.WEXITSTATUS(status)}
+
+
+def _listening_socket(address: str) -> socket.socket:
+    """Return a socket that listens on "HOST:PORT" or "[HOST]:PORT"; what is accepted inherits its options."""
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # A multi-line response ends with a short segment; Nagle would hold it back for 40 ms.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEEPALIVE.items():
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        sock.bind((host.strip("[]"), int(port)))
+        sock.listen(LISTEN_BACKLOG)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _spelled(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _drain_pipe(fd: int) -> None:
+    try:
+        os.read(fd, 4096)
+    except BlockingIOError:
+        return
+
+
+def _read_boot_id() -> bytes:
+    """The kernel's name for this boot: after another one, a cache may be torn that looks whole."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read(64).strip().replace(b"-", b"")
+    except OSError:
+        return b""
+
+
+def _forget_standard_files() -> None:
+    """0, 1 and 2 become /dev/null, for the sessions too: nobody may write into a mail user's stream."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    if null > 2:
+        os.close(null)
+
+
+def _close_import_system() -> None:
+    """After this nothing can be imported: in a jail an import would run the user's file."""
+    sys.path.clear()
+    sys.meta_path.clear()
+    sys.path_hooks.clear()
+    sys.path_importer_cache.clear()
+
+
+def main(arguments: list[str]) -> int:
+    """Run as the broker: `broker CONFIG SETTINGS_FD FORMAT LEVEL`, log on descriptor 1."""
+    config_path, settings_fd = arguments
+    with open(int(settings_fd), "rb") as file:
+        plain = json.loads(file.read())
+    log_settings = plain["broker"]
+    console = log_settings["log_format"] == "console" or (
+        log_settings["log_format"] == "auto" and os.isatty(1)
+    )
+    log = Log(open_log(1), "broker", console, log_settings["log_level"] == "debug")
+    broker = Broker(config_path, log)
+    try:
+        broker.start(plain)
+    except StartFailed as error:
+        print(f"gpop: {error}", file=sys.stderr)
+        return 1
+    _forget_standard_files()
+    _close_import_system()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    return broker.run()

@@ -1,0 +1,37 @@
+"""
+`gpop`: which process or command to be, and the exit status. Nothing else.
+
+Exit statuses: 0 done; 1 it failed, or found what it was to look for; 2 the command line
+or the config is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+from gpop import __version__
+
+DEFAULT_CONFIG = "/etc/gpop/gpop.toml"
+
+# command: (module with add_arguments(parser) and run(args) -> int, one line of help)
+COMMANDS = {
+    "serve": ("gpop.serve_command", "serve POP3 in the foreground, log on standard output"),
+    "check-config": ("gpop.config_command", "check a config and say all that is wrong with it"),
+    "demo": ("gpop.demo", "serve a demo maildrop on loopback, without root"),
+    "passwd": ("gpop.passwd_command", "add, change and list the accounts of a passwd-file"),
+    "cache": ("gpop.cache_command", "explain, verify or rebuild the statcache of a Maildir"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command that the arguments name."""
+    parser = argparse.ArgumentParser(prog="gpop", description="A POP3 server for Maildir stores.")
+    parser.add_argument("--version", action="version", version=f"gpop {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, text) in COMMANDS.items():
+        command = importlib.import_module(module)
+        command.add_arguments(commands.add_parser(name, help=text, description=text))
+    parsed = parser.parse_args(arguments)
+    status: int = importlib.import_module(COMMANDS[parsed.command][0]).run(parsed)
+    return status

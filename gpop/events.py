@@ -1,0 +1,230 @@
+"""
+The log: names of its events, and how a line is made and written.
+
+One JSON object a line (a readable form on a terminal), at most `MAX_LINE_OCTETS` long and
+written with one call that never blocks: a log reader that stalls costs lines, which are
+counted and reported, and never the service. The broker and auth write with `Log`; the
+front wraps the same `Log` in structlog (`structured`), so that context is bound once per
+connection.
+
+Everybody who logs executes this. It refuses to know secrets: no field ever is a password,
+and no octet of a peer or a file name reaches a line unescaped.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import stat
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# POSIX: a write of up to PIPE_BUF octets (4,096 on Linux) to a pipe is never mixed with another's.
+MAX_LINE_OCTETS = 4096
+MAX_FIELD_CHARACTERS = 512
+
+# Every event, by the process that writes it. docs/log.md says what their fields mean.
+EVENTS = {
+    # front
+    "session_closed": "a session ended: the canonical line, one for each that was accepted",
+    "login_refused": "a login was not accepted, with the peer's address; written at once",
+    "connection_closed": "a peer left, or was closed, without a session (debug)",
+    "command_received": "one line of dialogue from the peer, passwords hidden (debug)",
+    "reply_sent": "one reply to the peer (debug)",
+    "front_started": "a front accepts connections",
+    "front_draining": "a front stopped accepting",
+    "connections_exhausted": "a front is at server.max_connections and closed a new connection",
+    # written by the front for a session
+    "cache_unwritable": "the statcache could not be written; the session was served from memory",
+    "cache_damaged": "the statcache was unusable and was rebuilt",
+    "size_corrected": "a message had other octets than listed (a W= that lies); the statcache was corrected",
+    "message_skipped": "an entry of new/ or cur/ is no regular file and is not served",
+    "removal_failed": "a message marked as deleted could not be removed",
+    "move_failed": "a retrieved message could not be moved to cur/",
+    "maildirsize_failed": "the Maildir++ quota file could not be updated",
+    # auth
+    "auth_started": "auth is warmed and decides logins",
+    "auth_fault": "an account source failed; logins get [SYS/TEMP]",
+    "passwd_file_read": "a passwd-file was read, or read again after a change",
+    "passwd_file_problem": "a line of a passwd-file is not usable",
+    "auth_cache_dropped": "the auth cache was emptied, and why",
+    "penalty_raised": "a source address has to wait longer before its next login",
+    # broker
+    "broker_started": "gpop serves: addresses, processes, version",
+    "broker_stopped": "the last process ended",
+    "shutdown_started": "no new connections; sessions have the grace time to end",
+    "sessions_ended": "the grace time is over and what was left was ended",
+    "config_warning": "a setting that works and may not be what was meant",
+    "config_rejected": "a changed config is not usable; the old one stays in force",
+    "reload_started": "SIGHUP: new processes are being started",
+    "reload_finished": "the new processes serve, the old ones drain",
+    "reload_failed": "the new processes did not come up; the old ones stay",
+    "process_ended": "a front or auth ended unexpectedly and will be started again",
+    "session_died": "a session ended by a signal or a fault of its own",
+    "session_unreported": "a session ended in order, but its front was gone: there is no session_closed",
+    "frame_rejected": "a gpop process sent what no correct one sends; its conversation was ended",
+    # any
+    "log_lines_dropped": "the log could not be written for a while; so many lines are missing",
+    "process_fault": "an unexpected error ended a process or a connection",
+}
+
+# What a session may ask its front to write, and at which level.
+SESSION_NOTES = {
+    "cache_unwritable": "warning",
+    "cache_damaged": "warning",
+    "size_corrected": "warning",
+    "message_skipped": "info",
+    "removal_failed": "error",
+    "move_failed": "warning",
+    "maildirsize_failed": "warning",
+    # Only sent where dialogue was asked for, so never a matter of the log level.
+    "command_received": "info",
+    "reply_sent": "info",
+}
+
+_DROP_ERRORS = (errno.EAGAIN, errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.ECONNRESET)
+
+
+def open_log(fd: int) -> int:
+    """
+    Return a descriptor for the same file as `fd` which never blocks, for this process and its children.
+
+    O_NONBLOCK belongs to the open file: setting it on `fd` would change it for whoever
+    shares it, a shell for one. So the file is opened a second time; a socket can't be, and
+    is written with MSG_DONTWAIT instead.
+    """
+    if stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return os.dup(fd)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+    try:
+        return os.open(f"/proc/self/fd/{fd}", flags)
+    except OSError:
+        # Another user's pipe or terminal: then a stalled reader does stall us.
+        return os.dup(fd)
+
+
+def printable(octets: bytes, limit: int = MAX_FIELD_CHARACTERS) -> str:
+    """Return octets of a peer or a file name as text fit for a log: escaped, and cut at `limit`."""
+    text = octets[:limit].decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else "".join(map(_printable_character, text))
+
+
+def _printable_character(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+
+
+class Log:
+    """
+    Writes events to `fd`, which it does not own, as `process` ("broker", "auth", "front").
+
+    Attributes:
+        dropped: lines that could not be written since the last one that could.
+    """
+
+    __slots__ = ("console", "debug", "dropped", "fd", "process", "socket")
+
+    def __init__(self, fd: int, process: str, console: bool = False, debug: bool = False) -> None:
+        self.fd = fd
+        self.process = process
+        self.console = console
+        self.debug = debug
+        self.dropped = 0
+        is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
+        self.socket = socket.socket(fileno=os.dup(fd)) if is_socket else None
+
+    def write(self, event: str, level: str = "info", **fields: Any) -> None:
+        """Write one event. Fields are numbers, booleans, None, text, or lists of these."""
+        if level == "debug" and not self.debug:
+            return
+        self.write_line(self.line(event, level, fields))
+
+    def line(self, event: str, level: str, fields: dict[str, Any]) -> str:
+        """Return the line of an event, shortened field by field until it fits."""
+        assert event in EVENTS, event
+        if self.console:
+            return _console_line(event, level, self.process, fields)[: MAX_LINE_OCTETS // 4]
+        now = time.time()
+        head = {
+            "ts": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z",
+            "level": level,
+            "event": event,
+            "process": self.process,
+        }
+        line = json.dumps(head | _shortened(fields, MAX_FIELD_CHARACTERS))
+        for limit in (128, 32, 8):
+            if len(line) < MAX_LINE_OCTETS:
+                break
+            line = json.dumps(head | _shortened(fields, limit) | {"shortened": True})
+        return line if len(line) < MAX_LINE_OCTETS else json.dumps(head | {"shortened": True})
+
+    def write_line(self, line: str) -> None:
+        """Write a rendered line; one that can't be written at once is dropped and counted."""
+        if self.dropped:
+            dropped = self.dropped
+            if not self._put(self.line("log_lines_dropped", "warning", {"lines": dropped})):
+                self.dropped += 1
+                return
+            self.dropped -= dropped
+        if not self._put(line):
+            self.dropped += 1
+
+    def _put(self, line: str) -> bool:
+        octets = (line + "\n").encode("utf-8", "backslashreplace")
+        try:
+            if self.socket is not None:
+                self.socket.send(octets, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            else:
+                os.write(self.fd, octets)
+        except OSError as error:
+            if error.errno not in _DROP_ERRORS:
+                raise
+            return False
+        return True
+
+
+def _shortened(fields: dict[str, Any], limit: int) -> dict[str, Any]:
+    return {
+        name: value[:limit] if isinstance(value, (str, list)) and len(value) > limit else value
+        for name, value in fields.items()
+    }
+
+
+def _console_line(event: str, level: str, process: str, fields: dict[str, Any]) -> str:
+    words = " ".join(f"{name}={_console_value(value)}" for name, value in fields.items() if value is not None)
+    return f"{time.strftime('%H:%M:%S')} {level:<7} {process:<6} {event:<18} {words}"
+
+
+def _console_value(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    plain = text.isprintable() and " " not in text and '"' not in text and text != ""
+    return text if plain else json.dumps(text)
+
+
+def structured(log: Log) -> Any:
+    """
+    Return a structlog logger that writes to `log`: `bind()` context, then `.info(event, **fields)`.
+
+    Only the front calls this; nobody else pays for structlog.
+    """
+    import structlog
+
+    def render(_logger: Any, method: str, fields: Any) -> str:
+        return log.line(fields.pop("event"), "error" if method == "exception" else method, fields)
+
+    return structlog.wrap_logger(
+        _Sink(log),
+        processors=[structlog.processors.format_exc_info, render],
+        wrapper_class=structlog.make_filtering_bound_logger(10 if log.debug else 20),
+    )
+
+
+class _Sink:
+    """What structlog hands a rendered line to, whatever the level."""
+
+    def __init__(self, log: Log) -> None:
+        self.debug = self.info = self.warning = self.error = self.exception = log.write_line

@@ -1,0 +1,464 @@
+"""
+PROCESS: a front. The service user, jailed in an empty directory; gevent; many peers at once.
+
+Accepts connections, speaks AUTHORIZATION cooperatively, and hands each login to auth
+together with the client's stream. From then on its greenlet waits on the session channel
+and nowhere else, and never gives up first; what comes there is the log's
+(`session_closed`). It holds passwords only from PASS to the hand-over, and no mail ever.
+
+Only this module imports gevent, and only it uses structlog.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import resource
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+import gevent
+import gevent.event
+import gevent.server
+import gevent.socket
+
+from gpop import events
+from gpop.config import FrontSettings
+from gpop.pop3 import decisions, wire
+from gpop.pop3.authorization import Authorization
+from gpop.privsep import channel, credentials, messages
+from gpop.privsep.messages import Frame
+
+# Commands before login are short. What is read beyond a login must fit a PIPELINED frame.
+RECEIVE_OCTETS = 4096
+# A frame from auth or a session; only PIPELINED is larger, and a front never receives that.
+MAX_ANSWER_OCTETS = 8192
+# A peer that is refused this often, or sends so much nonsense, has to connect again.
+MAX_REFUSALS = 5
+MAX_BAD_COMMANDS = 25
+
+REFUSAL_TEXTS = {
+    "AUTH": "Authentication failed",
+    "SYS/TEMP": "Temporary failure, please try again later",
+    "SYS/PERM": "This account can't be served, please ask the administrator",
+    "IN-USE": "Too many sessions of this account",
+}
+CROWDED = wire.err("Too many connections, please try again later", "SYS/TEMP")
+
+
+class Outcome:
+    """What became of one login: everything that came on its session channel."""
+
+    __slots__ = ("accepted", "refused", "served", "totals")
+
+    def __init__(self) -> None:
+        self.accepted: dict[str, Any] | None = None
+        self.refused: dict[str, Any] | None = None
+        self.served = False
+        self.totals: dict[str, Any] | None = None
+
+
+class Connection:
+    """One peer, from its greeting until it leaves or its session ends."""
+
+    __slots__ = ("authorization", "client", "front", "greenlet", "local", "peer", "reader", "refusals")
+
+    def __init__(self, front: Front, client: gevent.socket.socket, address: tuple[Any, ...]) -> None:
+        self.front = front
+        self.client = client
+        self.peer = address[:2]
+        self.local = client.getsockname()[:2]
+        self.reader = wire.LineReader()
+        self.authorization = Authorization(front.implementation)
+        self.refusals = 0
+
+    def speak(self) -> str:
+        """Greet and answer commands until a session has ended or the peer is gone; returns why."""
+        self.client.sendall(self.front.greeting)
+        bad_commands = 0
+        deadline = time.monotonic() + self.front.settings.login_timeout_s
+        while True:
+            line = self.reader.next_line()
+            if line is None:
+                octets = self._receive(deadline)
+                if not octets:
+                    return "disconnect"
+                self.reader.feed(octets)
+                continue
+            deadline = time.monotonic() + self.front.settings.login_timeout_s
+            self._log_dialogue("command_received", line)
+            decision = self.authorization.handle(line)
+            self.reader.sasl_response = self.authorization.awaits_sasl_response
+            if isinstance(decision, decisions.Login):
+                if self._login(decision):
+                    return "session"
+                if self.refusals >= MAX_REFUSALS:
+                    return "too_many_refusals"
+                continue
+            assert isinstance(decision, decisions.Reply | decisions.Close)
+            self._reply(decision.octets)
+            if isinstance(decision, decisions.Close):
+                return "quit"
+            bad_commands += decision.octets.startswith(b"-ERR")
+            if bad_commands >= MAX_BAD_COMMANDS:
+                return "too_many_errors"
+
+    def _receive(self, deadline: float) -> bytes:
+        self.client.settimeout(max(deadline - time.monotonic(), 0.001))
+        octets: bytes = self.client.recv(RECEIVE_OCTETS)
+        return octets
+
+    def _reply(self, octets: bytes) -> None:
+        if self.front.events.debug:
+            self._log_dialogue("reply_sent", octets.partition(b"\r\n")[0])
+        self.client.sendall(octets)
+
+    def _log_dialogue(self, event: str, line: bytes | wire.LineError) -> None:
+        if not self.front.events.debug:
+            return
+        octets = line if isinstance(line, bytes) else line.name.encode()
+        if event == "command_received":
+            octets = without_secret(octets, self.reader.sasl_response)
+        self.log(event, "debug", detail=events.printable(octets))
+
+    def log(self, event: str, level: str = "info", **fields: Any) -> None:
+        """Write an event of this connection."""
+        logger = self.front.logger.bind(
+            peer=self.peer[0], peer_port=self.peer[1], local=self.local[0], local_port=self.local[1]
+        )
+        getattr(logger, level)(event, **fields)
+
+    # Logging in
+
+    def _login(self, login: decisions.Login) -> bool:
+        """Have a login decided and served; returns whether there was a session."""
+        started = time.monotonic()
+        login_id = self.front.new_login_id()
+        unread = self.reader.take_rest()
+        ours, theirs = channel.pair()
+        session_channel = gevent.socket.socket(ours.family, ours.type, 0, ours.detach())
+        outcome = Outcome()
+        try:
+            with theirs:
+                self._hand_over(login_id, login, started, unread, session_channel, theirs)
+            self._follow(login_id, session_channel, outcome)
+        except OSError:
+            pass  # auth is gone, or the process that held the channel: the outcome is what it is
+        finally:
+            session_channel.close()
+        if outcome.served:
+            self._log_session(login_id, login, started, outcome)
+            return True
+        self._refused(login_id, login, started, outcome, unread)
+        return False
+
+    def _hand_over(
+        self,
+        login_id: int,
+        login: decisions.Login,
+        started: float,
+        unread: bytes,
+        session_channel: gevent.socket.socket,
+        theirs: socket.socket,
+    ) -> None:
+        """Send a login to auth. The unread octets lie in the channel before anybody else holds it."""
+        channel.send(session_channel, messages.encode(messages.PIPELINED, octets=unread))
+        dialogue = self.front.events.debug or login.name in self.front.dialogue_users
+        frame = messages.encode(
+            messages.LOGIN,
+            login_id=login_id,
+            name=login.name,
+            password=login.password,
+            mechanism=login.mechanism,
+            peer=self.peer[0],
+            peer_port=self.peer[1],
+            local=self.local[0],
+            local_port=self.local[1],
+            received_ms=int(started * 1000),
+            dialogue=int(dialogue),
+        )
+        channel.send(self.front.login_socket(), frame, [self.client.fileno(), theirs.fileno()])
+
+    def _follow(self, login_id: int, session_channel: gevent.socket.socket, outcome: Outcome) -> None:
+        """Take what comes on the session channel until it closes."""
+        while True:
+            try:
+                frame, _ = channel.receive(session_channel, MAX_ANSWER_OCTETS)
+            except channel.ChannelClosed:
+                return
+            except messages.BadFrame as error:
+                self.log("frame_rejected", "error", login_id=login_id, sender="session", problem=str(error))
+                return
+            if not self._take(frame, login_id, outcome):
+                self.log("frame_rejected", "error", login_id=login_id, sender="session", problem=repr(frame))
+                return
+
+    def _take(self, frame: Frame, login_id: int, outcome: Outcome) -> bool:
+        """Enter a frame into the outcome; returns False for one that may not come now."""
+        kind, fields = frame.kind, frame.fields
+        if kind == messages.ACCEPTED and not (outcome.accepted or outcome.served):
+            outcome.accepted = fields
+        elif kind == messages.REFUSED and not (outcome.refused or outcome.served):
+            outcome.refused = fields
+        elif kind == messages.SERVING and outcome.accepted and not outcome.served:
+            outcome.served = True
+            # The stream is the session's alone now: O_NONBLOCK and all belong to the open file.
+            self.client.close()
+        elif kind == messages.NOTED and fields["event"] in events.SESSION_NOTES:
+            detail = events.printable(fields["detail"].encode())
+            self.log(fields["event"], events.SESSION_NOTES[fields["event"]], login_id=login_id, detail=detail)
+        elif kind == messages.TOTALS and outcome.totals is None:
+            outcome.totals = fields
+        else:
+            return False
+        return True
+
+    def _refused(
+        self, login_id: int, login: decisions.Login, started: float, outcome: Outcome, unread: bytes
+    ) -> None:
+        """Log and say that there is no session; the connection stays in AUTHORIZATION."""
+        # Nobody refused and nobody served: the process that had the login is dead.
+        gone = {"code": "SYS/TEMP", "reason": "session_gone" if outcome.accepted else "auth_gone"}
+        refused = outcome.refused or gone
+        self.refusals += 1
+        self.log(
+            "login_refused",
+            "warning",
+            login_id=login_id,
+            user=refused.get("user") or events.printable(login.name),
+            mechanism=login.mechanism,
+            code=refused["code"],
+            reason=refused["reason"],
+            source=refused.get("source"),
+            auth_ms=_milliseconds(refused.get("auth_us", 0)),
+            duration_ms=_milliseconds((time.monotonic() - started) * 1e6),
+        )
+        text = REFUSAL_TEXTS.get(refused["code"], REFUSAL_TEXTS["SYS/TEMP"])
+        self.authorization.login_refused()
+        self.reader.feed(unread)
+        self._reply(wire.err(text, refused["code"]))
+
+    def _log_session(self, login_id: int, login: decisions.Login, started: float, outcome: Outcome) -> None:
+        """Write the canonical line of a session."""
+        accepted, totals = outcome.accepted or {}, outcome.totals or {"close_reason": "fault"}
+        fault = totals.get("fault") or (None if outcome.totals else "the session ended without its totals")
+        self.log(
+            "session_closed",
+            "error" if totals["close_reason"] in ("fault", "unavailable") else "info",
+            login_id=login_id,
+            user=accepted.get("user"),
+            account=accepted.get("account"),
+            tls=None,
+            mechanism=login.mechanism,
+            auth_source=accepted.get("source"),
+            auth_ms=_milliseconds(accepted.get("auth_us", 0)),
+            cache=totals.get("cache") or None,
+            cache_reason=totals.get("cache_reason") or None,
+            cache_ms=_milliseconds(totals.get("cache_us", 0)),
+            **{name: totals.get(name, 0) for name in SESSION_COUNTS},
+            duration_ms=_milliseconds((time.monotonic() - started) * 1e6),
+            close_reason=totals["close_reason"],
+            **({"fault": fault} if fault else {}),
+        )
+
+
+# The counters of TOTALS that go into session_closed as they are.
+SESSION_COUNTS = (
+    "messages",
+    "octets",
+    "retr",
+    "retr_octets",
+    "top",
+    "top_octets",
+    "marked",
+    "removed",
+    "not_removed",
+    "octets_sent",
+)
+
+
+class Front:
+    """The process: its listening sockets, its connections, its ways to the broker and to auth."""
+
+    def __init__(self, settings: FrontSettings, control_fd: int, log: events.Log) -> None:
+        self.settings = settings
+        self.events = log
+        self.logger = events.structured(log)
+        control = socket.socket(fileno=control_fd)
+        self.control = gevent.socket.socket(control.family, control.type, 0, control.detach())
+        self.auth: gevent.socket.socket | None = None
+        self.servers: list[gevent.server.StreamServer] = []
+        self.before_login: set[gevent.Greenlet] = set()
+        self.connections = 0
+        self.crowded = False
+        self.draining = False
+        self.ended = gevent.event.Event()
+        self.dialogue_users = {os.fsencode(name) for name in settings.log_dialogue_users}
+        self.implementation = "gpop"
+        self.greeting = wire.ok(f"{settings.hostname or socket.gethostname()} POP3 server ready")
+        # Unique among all fronts and restarts, and below 2**53: a number to every reader of JSON.
+        self.last_login_id = int.from_bytes(os.urandom(4), "big") << 20
+
+    def new_login_id(self) -> int:
+        """Return a number for a login that no other has."""
+        self.last_login_id += 1
+        return self.last_login_id
+
+    def login_socket(self) -> gevent.socket.socket:
+        """
+        Return the socket on which auth takes logins.
+
+        Raises:
+            ConnectionError: there is no auth at the moment.
+        """
+        if self.auth is None:
+            raise ConnectionError("auth is being started again")
+        return self.auth
+
+    def listen(self, fds: list[int]) -> None:
+        """Accept on inherited listening sockets."""
+        for fd in fds:
+            plain = socket.socket(fileno=fd)
+            listener = gevent.socket.socket(plain.family, plain.type, plain.proto, plain.detach())
+            server = gevent.server.StreamServer(listener, self._accepted)
+            # With other fronts on the same socket, take one at a time and leave them the rest.
+            server.max_accept = 1
+            server.start()
+            self.servers.append(server)
+
+    def _accepted(self, client: gevent.socket.socket, address: tuple[Any, ...]) -> None:
+        """Serve one connection, in a greenlet of its own: the one outermost handler for it."""
+        if self.connections >= self.settings.max_connections:
+            self._turn_away(client)
+            return
+        self.connections += 1
+        this = gevent.getcurrent()
+        self.before_login.add(this)
+        connection = None
+        reason = "disconnect"
+        try:
+            connection = Connection(self, client, address)
+            reason = connection.speak()
+        except TimeoutError:
+            reason = "timeout"
+        except OSError:
+            pass  # the peer is gone
+        except Exception as error:
+            reason = "fault"
+            self.logger.error("process_fault", problem=_place(error))
+        finally:
+            client.close()
+            self.before_login.discard(this)
+            self.connections -= 1
+            self.crowded = False
+            if self.draining and not self.connections:
+                self.ended.set()
+        if connection and reason != "session" and self.events.debug:
+            connection.log("connection_closed", "debug", close_reason=reason)
+
+    def _turn_away(self, client: gevent.socket.socket) -> None:
+        """At the limit: say so and close. Logged once until there is room again."""
+        if not self.crowded:
+            self.crowded = True
+            self.logger.warning("connections_exhausted", max_connections=self.settings.max_connections)
+        try:
+            client.settimeout(1)
+            client.send(CROWDED)
+        except OSError:
+            return
+        finally:
+            client.close()
+
+    def obey(self) -> None:
+        """Do what the broker says, until it says drain or is gone."""
+        channel.send(self.control, messages.encode(messages.READY))
+        while True:
+            try:
+                frame, fds = channel.receive(self.control, MAX_ANSWER_OCTETS)
+            except (channel.ChannelClosed, OSError, messages.BadFrame):
+                # Without a broker no login can be served.
+                self.drain(at_once=True)
+                return
+            if frame.kind == messages.ATTACH:
+                self._attach(fds[0])
+            elif frame.kind == messages.DRAIN:
+                self.drain(at_once=bool(frame.fields["at_once"]))
+
+    def _attach(self, fd: int) -> None:
+        if self.auth is not None:
+            self.auth.close()
+        plain = socket.socket(fileno=fd)
+        self.auth = gevent.socket.socket(plain.family, plain.type, 0, plain.detach())
+
+    def drain(self, at_once: bool) -> None:
+        """Accept no more; end when the last connection has. `at_once`: peers before login are closed."""
+        if not self.draining:
+            self.logger.info("front_draining", connections=self.connections)
+        self.draining = True
+        for server in self.servers:
+            server.close()
+        self.servers = []
+        if at_once:
+            gevent.killall(list(self.before_login), block=False)
+        if not self.connections:
+            self.ended.set()
+
+
+def without_secret(line: bytes, sasl_response: bool) -> bytes:
+    """Return a command line fit for a log: without the argument of PASS and every SASL response."""
+    keyword, space, rest = line.partition(b" ")
+    if sasl_response:
+        return b"(SASL response)"
+    if keyword.upper() == b"PASS" and space:
+        return keyword + b" (hidden)"
+    if keyword.upper() == b"AUTH" and b" " in rest:
+        return keyword + b" " + rest.partition(b" ")[0] + b" (hidden)"
+    return line
+
+
+def _milliseconds(microseconds: float) -> float:
+    return round(microseconds / 1000, 3)
+
+
+def _place(error: Exception) -> str:
+    """Name an error and where it came from, and nothing of what it was about."""
+    where = error.__traceback__
+    while where and where.tb_next:
+        where = where.tb_next
+    place = f" at {os.path.basename(where.tb_frame.f_code.co_filename)}:{where.tb_lineno}" if where else ""
+    return type(error).__name__ + place
+
+
+def _options(arguments: list[str]) -> tuple[dict[str, str], list[int]]:
+    """Split `--name=value` from the descriptors of the listening sockets."""
+    named = dict(argument[2:].partition("=")[::2] for argument in arguments if argument.startswith("--"))
+    return named, [int(argument) for argument in arguments if not argument.startswith("--")]
+
+
+def main(arguments: list[str]) -> int:
+    """Run as a front, started by the broker (`supervision.Generation.start_process`)."""
+    options, listening = _options(arguments)
+    with open(int(options["settings-fd"]), "rb") as file:
+        settings = FrontSettings(**json.load(file))
+    log = events.Log(int(options["log-fd"]), "front", "console" in options, "debug" in options)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    # Started by the broker, which alone hears the terminal.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The hub opens what it needs (epoll, an eventfd) while there still is a file system.
+    gevent.get_hub()
+    front = Front(settings, int(options["control-fd"]), log)
+    if os.geteuid() == 0:
+        user = pwd.getpwnam(settings.user)
+        credentials.become_service(user.pw_uid, user.pw_gid, os.path.join(settings.run_dir, "empty"))
+    sys.path.clear()
+    front.listen(listening)
+    obeying = gevent.spawn(front.obey)
+    front.logger.info("front_started", pid=os.getpid())
+    front.ended.wait()
+    obeying.kill()
+    return 0

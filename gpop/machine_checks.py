@@ -1,0 +1,120 @@
+"""
+What only the machine can say about a config: users, files, PAM services, whether we are root.
+
+Everything here looks and changes nothing. Executed by whoever reads the config; as root, when root
+is to serve it.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from typing import TYPE_CHECKING
+
+from gpop.accounts.passwdfile import PasswdFile
+
+if TYPE_CHECKING:
+    from gpop.config import Reading
+
+
+def check(reading: Reading) -> None:
+    """Add to `reading` every problem of its settings on this machine, for the user we are."""
+    if os.geteuid() == 0:
+        _check_service_user(reading)
+        _check_run_dir(reading)
+        _check_own_file(reading)
+        if reading.values["jail"] == "none":
+            text = "a session that is taken over can read every file its user can"
+            reading.warn(("session", "jail"), text, "none")
+    else:
+        _check_ports(reading)
+    for where, source in reading.elements["sources"]:
+        if source["type"] == "pam":
+            _check_pam(reading, (*where, "service"), source["service"])
+        else:
+            _check_passwd_file(reading, (*where, "path"), source["path"])
+
+
+def _check_service_user(reading: Reading) -> None:
+    name = reading.values["user"]
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        text = f"no such user; make one for gpop alone: useradd --system --no-create-home {name}"
+        reading.error(("server", "user"), text, name)
+        return
+    if entry.pw_uid == 0:
+        reading.error(("server", "user"), "this is root; expected a user without rights", name)
+
+
+def _check_run_dir(reading: Reading) -> None:
+    path = reading.values["run_dir"]
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        reading.error(("server", "run_dir"), str(error.strerror), path)
+        return
+    if not stat.S_ISDIR(status.st_mode):
+        reading.error(("server", "run_dir"), "expected a directory, or nothing yet", path)
+    elif status.st_uid != 0 or status.st_mode & 0o022:
+        text = "expected a directory that belongs to root and that nobody else can write to"
+        reading.error(("server", "run_dir"), text, path)
+
+
+def _check_own_file(reading: Reading) -> None:
+    if os.stat(reading.path).st_mode & stat.S_IWOTH:
+        reading.error((), "everybody can write to this file, and root believes what it says; chmod o-w it")
+
+
+def _check_ports(reading: Reading) -> None:
+    first = _first_unprivileged_port()
+    for where, address in reading.elements["listen"]:
+        if 0 < int(address.rpartition(":")[2]) < first:
+            text = f"without root a port below {first} can usually not be listened on"
+            reading.warn(where, text, address)
+
+
+def _first_unprivileged_port() -> int:
+    try:
+        with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", encoding="ascii") as file:
+            return int(file.read())
+    except OSError:
+        return 1024
+
+
+def _check_pam(reading: Reading, where: tuple[str | int, ...], service: str) -> None:
+    # Brings in ctypes and python-pam, which nobody else here needs.
+    from gpop.accounts.pam import service_file
+
+    if os.geteuid() != 0:
+        text = 'PAM and other users\' mail need root; without root expected type = "passwd-file"'
+        reading.error(where, text, service)
+    if service_file(service) is None:
+        text = (
+            f"no file /etc/pam.d/{service}; PAM would ask its service `other`, which may accept anybody. "
+            "Expected a service that has a file (conf/pam.d/gpop is one to copy)"
+        )
+        reading.error(where, text, service)
+
+
+def _check_passwd_file(reading: Reading, where: tuple[str | int, ...], path: str) -> None:
+    accounts = PasswdFile(path)
+    accounts.refresh()
+    if accounts.fault:
+        reading.error(where, f"{accounts.fault}; expected a file of accounts (`gpop passwd` makes one)", path)
+        return
+    mode = os.stat(path).st_mode
+    if mode & stat.S_IWOTH:
+        reading.error(where, "everybody can write to it and give themselves any account; chmod o-w it", path)
+    elif mode & stat.S_IROTH:
+        reading.warn(where, "everybody can read it and try to crack its hashes; chmod o-r it", path)
+    # A line that cannot be used keeps out one user; that is no reason to keep out all of them.
+    for line, text in accounts.problems:
+        if line:
+            reading.warn_about_file(path, line, f"{text}; this user cannot log in")
+    unnamed = accounts.problem_count - len(accounts.problems)
+    if unnamed:
+        reading.warn_about_file(path, 0, f"and {unnamed} more lines that cannot be used")

@@ -1,0 +1,6 @@
+"""
+A Maildir as a POP3 maildrop, and the statcache that makes polling it cheap.
+
+Read in this order: names, statcache, reconcile, model (pure); then system, maildir,
+cachefile, update, opening (edges). docs/statcache.md has the format and the states of the cache.
+"""

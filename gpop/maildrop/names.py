@@ -1,0 +1,165 @@
+"""
+What a message's file name says: base name, sizes, order, flags; and the unique-id made of it.
+
+    1234567890.M20046P2137.mailserver,S=4542,W=4642:2,Sb
+    |------------------ base name -----------------| info
+
+Pure: octets in, octets out; nothing here knows whether the file exists. The formulas for
+unique-ids are fixed for ever: a client that is told another one downloads everything again.
+Executed by the session, as the mail user.
+"""
+
+from __future__ import annotations
+
+from _blake2 import blake2b
+
+NEW, CUR = 0, 1
+FOLDERS = ("new", "cur")
+
+# RFC 1939 §7: 1 to 70 characters from 0x21 to 0x7E.
+MAX_UNIQUE_ID_OCTETS = 70
+GRAPHIC = bytes(range(0x21, 0x7F))
+DIGITS = b"0123456789"
+HASH_OCTETS = 20
+CONTENT_DIGEST_OCTETS = 32
+# A size in a name is believed up to this many digits (1 TB); a longer one is nonsense.
+MAX_SIZE_DIGITS = 12
+# NAME_MAX on every file system that holds a Maildir.
+MAX_NAME_OCTETS = 255
+
+
+def is_message_name(name: bytes) -> bool:
+    """Whether `name` can be a message's: one component that stays in its folder, no dot file."""
+    return (
+        0 < len(name) <= MAX_NAME_OCTETS
+        and not name.startswith(b".")
+        and b"/" not in name
+        and b"\0" not in name
+    )
+
+
+def base_name(name: bytes) -> bytes:
+    """Return what stays the same when flags change or the message moves to cur/: up to the first `:`."""
+    return name.partition(b":")[0]
+
+
+# Unique-ids (design §4)
+
+
+def is_literal(base: bytes) -> bool:
+    """Whether a base name may itself be a unique-id (RFC 1939 §7)."""
+    return 0 < len(base) <= MAX_UNIQUE_ID_OCTETS and not base.translate(None, GRAPHIC)
+
+
+def unique_id(base: bytes) -> bytes:
+    """Return the unique-id of the only message with this base name."""
+    return base if is_literal(base) else _hashed(base)
+
+
+def twin_id(base: bytes, content_digest: bytes) -> bytes:
+    """
+    Return the unique-id of one of several different files with this base name.
+
+    `content_digest` is the BLAKE2b-256 of the file's octets as stored.
+    """
+    return _hashed(base + b"\0" + content_digest)
+
+
+def _hashed(octets: bytes) -> bytes:
+    digest: str = blake2b(octets, digest_size=HASH_OCTETS).hexdigest()
+    return digest.encode("ascii")
+
+
+def is_derived(shown: bytes, formula: bytes) -> bool:
+    """Whether `shown` is what a formula gave, or that with the `-2`, `-3` that tells equal ones apart."""
+    stem, _, suffix = shown.rpartition(b"-")
+    return shown == formula or (stem == formula and suffix.isdigit())
+
+
+def unique_ids(bases: list[bytes], given: dict[int, bytes]) -> list[bytes]:
+    """
+    Return the unique-id of each message, in message order; `given` are those of twins, by index.
+
+    No two are equal: of equal ones (identical twins; or a base name that looks like the hash
+    of another) the first keeps it, the others get `-2`, `-3`.
+    """
+    together = b"".join(bases)
+    if together.translate(None, GRAPHIC) or max(map(len, bases), default=1) > MAX_UNIQUE_ID_OCTETS:
+        ids = [unique_id(base) for base in bases]
+    else:
+        # All graphic, none too long: each is its own unique-id, but for the one that may be empty.
+        ids = [base or unique_id(base) for base in bases]
+    for index, twin in given.items():
+        ids[index] = twin
+    if len(set(ids)) < len(ids):
+        _tell_apart(ids)
+    return ids
+
+
+def _tell_apart(ids: list[bytes]) -> None:
+    taken = set(ids)
+    seen: dict[bytes, int] = {}
+    for index, shown in enumerate(ids):
+        if shown not in seen:
+            seen[shown] = 1
+            continue
+        number = seen[shown] + 1
+        while b"%b-%d" % (shown, number) in taken:
+            number += 1
+        seen[shown] = number
+        ids[index] = b"%b-%d" % (shown, number)
+
+
+# Sizes
+
+
+def wire_octets(base: bytes) -> int:
+    """
+    Return the octets on the wire that a base name claims with `W=`, or -1.
+
+    A claim that can't be true beside `S=` (each stored octet becomes one or two, and a
+    missing final line end adds two) is none.
+    """
+    claimed = _field(base, b",W=")
+    stored = _field(base, b",S=")
+    if stored >= 0 and not stored <= claimed <= 2 * stored + 2:
+        return -1
+    return claimed
+
+
+def file_octets(base: bytes) -> int:
+    """Return the file size that a base name claims with `S=`, or -1."""
+    return _field(base, b",S=")
+
+
+def _field(base: bytes, key: bytes) -> int:
+    at = base.find(key)
+    if at < 0:
+        return -1
+    digits = base[at + 3 :].partition(b",")[0]
+    return int(digits) if len(digits) <= MAX_SIZE_DIGITS and digits.isdigit() else -1
+
+
+# Order
+
+
+def order_key(base: bytes) -> tuple[int, bytes, bytes]:
+    """Return what messages are ordered by: delivery time (the leading digits), then the name's octets."""
+    seconds = base[: len(base) - len(base.lstrip(DIGITS))].lstrip(b"0")
+    return len(seconds), seconds, base
+
+
+def has_usual_time(base: bytes) -> bool:
+    """Whether a base name begins with ten digits and a dot: such names sort as octets as they do by time."""
+    return base[10:11] == b"." and base[:10].isdigit()
+
+
+# Flags
+
+
+def seen_name(name: bytes) -> bytes:
+    """Return the name that a message gets in cur/ once it was retrieved: with the S flag, flags sorted."""
+    base, _, info = name.partition(b":")
+    if info and not (info == b"2," or (info.startswith(b"2,") and info[2:].isalpha())):
+        return name  # another program's kind of info: nothing we may write into
+    return base + b":2," + bytes(sorted({*info[2:], ord("S")}))

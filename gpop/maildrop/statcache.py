@@ -1,0 +1,381 @@
+"""
+The octets of a .statcache: parsing them with limits, taking them apart, putting them together.
+
+Pure: knows the format (docs/statcache.md has it octet by octet), not where the octets come
+from. They lie where their user can write, so they are input: every field of the header is
+checked here, and what is decoded later, one message at a time, is checked in `model`.
+Executed by the session, as the mail user.
+
+    header | unique-id listing | scan listing | table | tails
+             ready to be sent    ready to be sent
+
+The table is column by column, so that it is read and written whole without a look at each
+message. A message's tail is what follows its unique-id in its file name (":2,S"), or the
+whole name where the unique-id is not the base name.
+"""
+
+from __future__ import annotations
+
+import struct
+from zlib import crc32
+
+from gpop.maildrop import names
+from gpop.maildrop.names import CUR, NEW
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    # A folder's device, inode, mtime_ns and ctime_ns.
+    Signature = tuple[int, int, int, int]
+
+MAGIC = b"gpopstat"
+VERSION = 1
+HEADER = struct.Struct("<8sHHI36sIIIQqQQqqQQqqIIII92xI")
+HEADER_OCTETS = HEADER.size
+CHECKED_OCTETS = HEADER_OCTETS - 4  # what the header's own crc covers
+# Offsets are 32 bits wide; so many messages stay below that with the longest names.
+MAX_MESSAGES = 2_000_000
+
+# Header flags
+RACY_NEW, RACY_CUR = 1, 2  # a change of this folder may have left its signature as it is
+INCOMPLETE = 4  # the table does not name every file that is a message
+KNOWN_FLAGS = RACY_NEW | RACY_CUR | INCOMPLETE
+RACY = (RACY_NEW, RACY_CUR)  # by folder
+
+# A message's flags in the table. Its folder (NEW, CUR) is the lowest bit.
+FORM_SHIFT = 1  # two bits: one of encoding.FORM_*
+FORM_BITS = 0b110
+MEASURED = 0x08  # its octets were counted in the file; else they are a name's W=
+ESTIMATED = 0x10  # it can't be read: its octets are S= or the file size
+NAMED = 0x20  # its tail is the whole name: the unique-id is not the base name
+TWIN = 0x40  # other files have its base name: the unique-id is made of its content
+LINKED = 0x80  # its file has further names in the maildrop
+
+UIDL_STATUS = b"+OK unique-id listing follows\r\n"
+LIST_STATUS = b"+OK scan listing follows\r\n"
+TERMINATOR = b".\r\n"
+
+# The longest lines: message-number, a space, unique-id or octets, CRLF.
+MAX_UIDL_LINE_OCTETS = 7 + 1 + names.MAX_UNIQUE_ID_OCTETS + 2
+MAX_LIST_LINE_OCTETS = 7 + 1 + 20 + 2
+MIN_LINE_OCTETS = len(b"1 0\r\n")
+
+
+class BadCache(Exception):
+    """These octets are no usable cache; `reason` is the word for the log."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Facts:
+    """What a cache says of itself beside its messages; all but `clock_ns` decides whether it is a hit."""
+
+    __slots__ = ("boot_id", "clock_ns", "cur", "flags", "max_messages", "new")
+
+    def __init__(
+        self, boot_id: bytes, max_messages: int, clock_ns: int, flags: int, new: Signature, cur: Signature
+    ) -> None:
+        self.boot_id = boot_id
+        self.max_messages = max_messages
+        self.clock_ns = clock_ns  # the file system's own clock before the folders were looked at
+        self.flags = flags
+        self.new = new
+        self.cur = cur
+
+
+class Header:
+    """
+    A parsed header, and the layout that follows from it.
+
+    All offsets are from the start of the file. The unique-id listing starts at
+    HEADER_OCTETS, and each section where the one before it ends.
+    """
+
+    __slots__ = (
+        "body_crc",
+        "boot_id",
+        "clock_ns",
+        "count",
+        "cur",
+        "end",
+        "flags",
+        "list_end",
+        "max_messages",
+        "new",
+        "octets",
+        "table_end",
+        "uidl_end",
+    )
+
+    def __init__(self, octets: bytes) -> None:
+        (
+            _magic,
+            _version,
+            _header_octets,
+            self.flags,
+            boot_id,
+            self.max_messages,
+            self.count,
+            self.body_crc,
+            self.octets,
+            self.clock_ns,
+            *signatures,
+            self.uidl_end,
+            self.list_end,
+            self.table_end,
+            self.end,
+            _header_crc,
+        ) = HEADER.unpack_from(octets)
+        self.boot_id: bytes = boot_id.rstrip(b"\0")
+        self.new: Signature = tuple(signatures[:4])
+        self.cur: Signature = tuple(signatures[4:])
+
+    def facts(self) -> Facts:
+        return Facts(self.boot_id, self.max_messages, self.clock_ns, self.flags, self.new, self.cur)
+
+    # Where the columns of the table are
+
+    def octets_at(self, index: int) -> int:
+        return self.list_end + 8 * index
+
+    def uidl_start_at(self, index: int) -> int:
+        return self.list_end + 8 * self.count + 4 * index
+
+    def list_start_at(self, index: int) -> int:
+        return self.list_end + 12 * self.count + 4 + 4 * index
+
+    def tail_start_at(self, index: int) -> int:
+        return self.list_end + 16 * self.count + 8 + 4 * index
+
+    def flags_at(self, index: int) -> int:
+        return self.list_end + 20 * self.count + 12 + index
+
+
+def table_octets(count: int) -> int:
+    """Octets of a table: 8 for octets, 4 for each of three starts, 1 for flags; starts have an end each."""
+    return 21 * count + 12
+
+
+def parse_header(octets: bytes, file_size: int) -> Header:
+    """
+    Return the header of a cache of `file_size` octets that begins with `octets`.
+
+    Raises:
+        BadCache: anything about it is not as `assemble` writes it.
+    """
+    if len(octets) < HEADER_OCTETS:
+        raise BadCache("truncated")
+    if not octets.startswith(MAGIC):
+        raise BadCache("wrong_magic")
+    version, header_octets = struct.unpack_from("<HH", octets, len(MAGIC))
+    if (version, header_octets) != (VERSION, HEADER_OCTETS):
+        raise BadCache("other_version")
+    (header_crc,) = struct.unpack_from("<I", octets, CHECKED_OCTETS)
+    if crc32(memoryview(octets)[:CHECKED_OCTETS]) != header_crc:
+        raise BadCache("header_damaged")
+    header = Header(octets)
+    if header.end != file_size:
+        raise BadCache("truncated" if file_size < header.end else "too_long")
+    if not _is_sound(header):
+        raise BadCache("header_damaged")
+    return header
+
+
+def _is_sound(header: Header) -> bool:
+    count = header.count
+    uidl = header.uidl_end - HEADER_OCTETS - len(UIDL_STATUS) - len(TERMINATOR)
+    scan = header.list_end - header.uidl_end - len(LIST_STATUS) - len(TERMINATOR)
+    return (
+        count <= MAX_MESSAGES
+        and header.flags & ~KNOWN_FLAGS == 0
+        and count * MIN_LINE_OCTETS <= uidl <= count * MAX_UIDL_LINE_OCTETS
+        and count * MIN_LINE_OCTETS <= scan <= count * MAX_LIST_LINE_OCTETS
+        and header.table_end - header.list_end == table_octets(count)
+        and count <= header.end - header.table_end <= count * (names.MAX_NAME_OCTETS + 1)
+    )
+
+
+class Columns:
+    """
+    Consecutive messages in the form in which the cache holds them.
+
+    `uidl` and `scan` are listing lines; the starts are little-endian 32-bit numbers relative
+    to their section; each tail is followed by a NUL, which no name can hold.
+    """
+
+    __slots__ = ("flags", "list_starts", "octets", "scan", "tail_starts", "tails", "uidl", "uidl_starts")
+
+    def __init__(
+        self,
+        uidl: bytes,
+        scan: bytes,
+        octets: bytes,
+        starts: tuple[bytes, bytes, bytes],
+        flags: bytes,
+        tails: bytes,
+    ) -> None:
+        self.uidl = uidl
+        self.scan = scan
+        self.octets = octets
+        self.uidl_starts, self.list_starts, self.tail_starts = starts
+        self.flags = flags
+        self.tails = tails
+
+
+NOTHING = Columns(b"", b"", b"", (b"", b"", b""), b"", b"")
+
+
+def cut(header: Header, image: bytes) -> Columns:
+    """Return all messages of a whole cache whose header and body crc were checked."""
+    return Columns(
+        image[HEADER_OCTETS + len(UIDL_STATUS) : header.uidl_end - len(TERMINATOR)],
+        image[header.uidl_end + len(LIST_STATUS) : header.list_end - len(TERMINATOR)],
+        image[header.list_end : header.uidl_start_at(0)],
+        (
+            image[header.uidl_start_at(0) : header.list_start_at(0) - 4],
+            image[header.list_start_at(0) : header.tail_start_at(0) - 4],
+            image[header.tail_start_at(0) : header.flags_at(0) - 4],
+        ),
+        image[header.flags_at(0) : header.table_end],
+        image[header.table_end : header.end],
+    )
+
+
+def render(
+    before: Columns, ids: list[bytes], octets: Sequence[int], flags: Sequence[int], file_names: list[bytes]
+) -> Columns:
+    """
+    Return the columns of further messages, which follow those in `before`.
+
+    A message whose unique-id is not its base name has to have NAMED in its flags.
+    """
+    count = len(ids)
+    first = len(before.flags) + 1
+    uidl = [b"%d %b\r\n" % line for line in zip(range(first, first + count), ids, strict=True)]
+    scan = [b"%d %d\r\n" % line for line in zip(range(first, first + count), octets, strict=True)]
+    tails = [
+        (name if mark & NAMED else name[len(shown) :]) + b"\0"
+        for name, mark, shown in zip(file_names, flags, ids, strict=True)
+    ]
+    return Columns(
+        b"".join(uidl),
+        b"".join(scan),
+        struct.pack(f"<{count}Q", *octets),
+        (
+            _starts(len(UIDL_STATUS) + len(before.uidl), uidl),
+            _starts(len(LIST_STATUS) + len(before.scan), scan),
+            _starts(len(before.tails), tails),
+        ),
+        bytes(flags),
+        b"".join(tails),
+    )
+
+
+def _starts(at: int, pieces: list[bytes]) -> bytes:
+    starts = []
+    for piece in pieces:
+        starts.append(at)
+        at += len(piece)
+    return struct.pack(f"<{len(starts)}I", *starts)
+
+
+def assemble(first: Columns, second: Columns, octets: int, facts: Facts) -> bytes:
+    """Return a whole cache of the messages of `first`, then those of `second`, with `octets` together."""
+    uidl_octets = len(UIDL_STATUS) + len(first.uidl) + len(second.uidl) + len(TERMINATOR)
+    list_octets = len(LIST_STATUS) + len(first.scan) + len(second.scan) + len(TERMINATOR)
+    tail_octets = len(first.tails) + len(second.tails)
+    count = len(first.flags) + len(second.flags)
+    body = (
+        UIDL_STATUS, first.uidl, second.uidl, TERMINATOR,
+        LIST_STATUS, first.scan, second.scan, TERMINATOR,
+        first.octets, second.octets,
+        first.uidl_starts, second.uidl_starts, struct.pack("<I", uidl_octets - len(TERMINATOR)),
+        first.list_starts, second.list_starts, struct.pack("<I", list_octets - len(TERMINATOR)),
+        first.tail_starts, second.tail_starts, struct.pack("<I", tail_octets),
+        first.flags, second.flags,
+        first.tails, second.tails,
+    )  # fmt: skip
+    crc = 0
+    for piece in body:
+        crc = crc32(piece, crc)
+    uidl_end = HEADER_OCTETS + uidl_octets
+    list_end = uidl_end + list_octets
+    table_end = list_end + table_octets(count)
+    layout = (uidl_end, list_end, table_end, table_end + tail_octets)
+    return b"".join((_header(facts, count, octets, crc, layout), *body))
+
+
+def reseal(header: Header, facts: Facts) -> bytes:
+    """Return a header for an unchanged body, with other facts."""
+    layout = (header.uidl_end, header.list_end, header.table_end, header.end)
+    return _header(facts, header.count, header.octets, header.body_crc, layout)
+
+
+def _header(facts: Facts, count: int, octets: int, crc: int, layout: tuple[int, int, int, int]) -> bytes:
+    header = HEADER.pack(
+        MAGIC, VERSION, HEADER_OCTETS, facts.flags, facts.boot_id, facts.max_messages,
+        count, crc, octets, facts.clock_ns, *facts.new, *facts.cur, *layout, 0,
+    )  # fmt: skip
+    checked = header[:CHECKED_OCTETS]
+    return checked + struct.pack("<I", crc32(checked))
+
+
+class Known:
+    """What a cache remembers, taken apart: one entry per message in each list, in message order."""
+
+    __slots__ = ("flags", "ids", "names", "octets")
+
+    def __init__(self, ids: list[bytes], octets: tuple[int, ...], flags: bytes, file_names: list[bytes]) -> None:
+        self.ids = ids
+        self.octets = octets
+        self.flags = flags
+        self.names = file_names
+
+    def names_in(self, folder: int) -> list[bytes]:
+        """Return the names of all messages in one folder."""
+        return [name for name, mark in zip(self.names, self.flags, strict=True) if mark & CUR == folder]
+
+
+NOTHING_KNOWN = Known([], (), b"", [])
+
+
+def take_apart(columns: Columns) -> Known:
+    """
+    Return the messages of a cache as lists.
+
+    Raises:
+        BadCache: the octets, though their crc fits, are not what `render` writes.
+    """
+    count = len(columns.flags)
+    ids = _without_numbers(columns.uidl.split(b"\r\n"))
+    tails = columns.tails.split(b"\0")
+    if len(ids) != count or len(tails) != count + 1:
+        raise BadCache("table_damaged")
+    file_names = [
+        tail if mark & NAMED else shown + tail
+        for shown, mark, tail in zip(ids, columns.flags, tails[:count], strict=True)
+    ]
+    # No name begins with a dot or holds a slash: looked for in all of them at once.
+    together = b"\0" + b"\0".join(file_names)
+    if b"/" in together or (count and (b"\0." in together or b"\0\0" in together + b"\0")):
+        raise BadCache("table_damaged")
+    return Known(ids, struct.unpack(f"<{count}Q", columns.octets), columns.flags, file_names)
+
+
+def _without_numbers(lines: list[bytes]) -> list[bytes]:
+    """Cut the message-numbers off listing lines, those of one width at a time."""
+    ids: list[bytes] = []
+    count = len(lines) - 1  # the last line, too, ended with a CRLF
+    first, width = 1, len(b"1 ")
+    while first <= count:
+        ids += [line[width:] for line in lines[first - 1 : min(10 * first - 1, count)]]
+        first, width = 10 * first, width + 1
+    return ids
+
+
+def folder_signature(facts: Facts | Header, folder: int) -> Signature:
+    """Return the signature that was recorded of a folder."""
+    return facts.new if folder == NEW else facts.cur

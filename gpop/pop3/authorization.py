@@ -1,0 +1,188 @@
+"""
+The AUTHORIZATION state: from the greeting to a login that somebody else decides.
+
+Pure: knows the words a client may log in with (RFC 1939 §7, RFC 5034), not who may log in.
+Executed by the front, as the service user, for peers nobody has identified.
+
+APOP, CRAM-MD5 and SCRAM are left out on purpose: they need passwords, or what is as good as a password,
+stored where the server can read them, and PAM has neither.
+"""
+
+from __future__ import annotations
+
+import binascii
+from enum import Enum
+
+from gpop.pop3.commands import LINE_REFUSALS, State, capability_list, parse
+from gpop.pop3.decisions import Close, Login, RefusedLogin, Reply
+from gpop.pop3.wire import AUTH, LineError, err, multiline, ok
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    AuthorizationDecision = Reply | Login | Close
+
+# No mail user's name comes near this; every frame that carries a name has room for it.
+MAX_NAME_OCTETS = 255
+# Room for pass phrases and application tokens; a bound on what is hashed for a stranger.
+MAX_PASSWORD_OCTETS = 1024
+
+# The words for every refused login, whatever the reason: none may tell whether the name exists.
+LOGIN_REFUSED = err("wrong name or password", AUTH)
+
+_CONTROLS = bytes((*range(0x20), 0x7F))
+
+_GOODBYE = Close(ok("goodbye"))
+_NAME_TAKEN = Reply(ok("now the password, with PASS"))
+_NAME_MISSING = Reply(err("USER needs a name"))
+_NAME_FIRST = Reply(err("the name first, with USER"))
+_UNKNOWN_MECHANISM = Reply(err("unknown mechanism"))
+_CANCELLED = Reply(err("authentication cancelled"))
+_BAD_BASE64 = Reply(err("not base64"))
+_BAD_PLAIN = Reply(err("PLAIN needs authorization identity, name and password with NUL between them"))
+
+# "+ " and the challenge in base64 (RFC 5034 §4). The space stays when there is nothing to follow it: clients
+# compare with "+ ". LOGIN's challenges are the ones that clients know ("Username:", "Password:").
+_EMPTY_CHALLENGE = Reply(b"+ \r\n")
+_LOGIN_NAME_CHALLENGE = Reply(b"+ VXNlcm5hbWU6\r\n")
+_LOGIN_PASSWORD_CHALLENGE = Reply(b"+ UGFzc3dvcmQ6\r\n")
+
+
+class Step(Enum):
+    """Where in a login the client is."""
+
+    NO_NAME = "no USER given"
+    NAME_GIVEN = "USER given"
+    PLAIN_RESPONSE = "AUTH PLAIN awaits its response"
+    LOGIN_NAME = "AUTH LOGIN awaits the name"
+    LOGIN_PASSWORD = "AUTH LOGIN awaits the password"
+
+
+# The step after AUTH with this mechanism, and the challenge for a client that sent no initial response.
+_MECHANISMS = {
+    "PLAIN": (Step.PLAIN_RESPONSE, _EMPTY_CHALLENGE),
+    "LOGIN": (Step.LOGIN_NAME, _LOGIN_NAME_CHALLENGE),
+}
+_SASL_STEPS = (Step.PLAIN_RESPONSE, Step.LOGIN_NAME, Step.LOGIN_PASSWORD)
+
+
+def greeting(text: str) -> bytes:
+    """The first line of a connection. Without "<": clients take `<...@...>` for an offer of APOP."""
+    return ok(text.replace("<", "").replace(">", ""))
+
+
+class Authorization:
+    """
+    One connection in the AUTHORIZATION state.
+
+    Every line goes to `handle`, and what comes back is to be done before the next one. After a `Login` no
+    line is due until it is decided; if it is not accepted, `login_refused` is to be called.
+    """
+
+    __slots__ = ("_expire", "_implementation", "_mechanisms", "_name", "_step")
+
+    def __init__(
+        self, implementation: str, expire: str = "NEVER", mechanisms: tuple[str, ...] = ("PLAIN", "LOGIN")
+    ) -> None:
+        self._implementation = implementation
+        self._expire = expire
+        self._mechanisms = mechanisms
+        self._step = Step.NO_NAME
+        self._name = b""
+
+    @property
+    def awaits_sasl_response(self) -> bool:
+        """Whether the next line is a SASL response, which may be long, and not a command."""
+        return self._step in _SASL_STEPS
+
+    def login_refused(self) -> None:
+        """Forget the name: the next login begins with USER or AUTH again."""
+        self._step = Step.NO_NAME
+        self._name = b""
+
+    def handle(self, line: bytes | LineError) -> AuthorizationDecision:
+        if self.awaits_sasl_response:
+            return self._sasl_response(line)
+        parsed = parse(line, State.AUTHORIZATION)
+        if isinstance(parsed, Reply):
+            return parsed
+        keyword, arguments = parsed
+        return _HANDLERS[keyword](self, *arguments)
+
+    def _capa(self) -> Reply:
+        return capability_list(self._implementation, self._expire, self._mechanisms)
+
+    def _quit(self) -> Close:
+        return _GOODBYE
+
+    def _user(self, name: bytes) -> Reply:
+        """Any name is fine here, so that nobody can ask which ones exist."""
+        if not name:
+            return _NAME_MISSING
+        self._step, self._name = Step.NAME_GIVEN, name
+        return _NAME_TAKEN
+
+    def _pass(self, password: bytes) -> AuthorizationDecision:
+        if self._step is not Step.NAME_GIVEN:
+            return _NAME_FIRST
+        return self._login(self._name, password, "USER")
+
+    def _auth(self, mechanism: bytes, initial_response: bytes | None) -> AuthorizationDecision:
+        """Bare AUTH is in no RFC, but Outlook and others ask with it which mechanisms there are."""
+        if not mechanism:
+            names = [name.encode("ascii") for name in self._mechanisms]
+            return Reply(multiline(ok("mechanisms follow"), names))
+        name = mechanism.upper().decode("latin-1")
+        if name not in self._mechanisms:
+            return _UNKNOWN_MECHANISM
+        self._step, challenge = _MECHANISMS[name]
+        if initial_response is None:
+            return challenge
+        return self._sasl_response(b"" if initial_response == b"=" else initial_response)
+
+    def _sasl_response(self, line: bytes | LineError) -> AuthorizationDecision:
+        step, self._step = self._step, Step.NO_NAME
+        if isinstance(line, LineError):
+            return LINE_REFUSALS[line]
+        if line == b"*":
+            return _CANCELLED
+        try:
+            response = binascii.a2b_base64(line, strict_mode=True)
+        except binascii.Error:
+            return _BAD_BASE64
+        if step is Step.PLAIN_RESPONSE:
+            return self._plain(response)
+        if step is Step.LOGIN_PASSWORD:
+            return self._login(self._name, response, "LOGIN")
+        self._step, self._name = Step.LOGIN_PASSWORD, response
+        return _LOGIN_PASSWORD_CHALLENGE
+
+    def _plain(self, response: bytes) -> AuthorizationDecision:
+        """RFC 4616 §2; nobody may act for somebody else."""
+        if response.count(b"\0") != 2:
+            return _BAD_PLAIN
+        identity, name, password = response.split(b"\0")
+        if identity not in (b"", name):
+            return self._refuse(name, "PLAIN", "other_identity")
+        return self._login(name, password, "PLAIN")
+
+    def _login(self, name: bytes, password: bytes, mechanism: str) -> Login | RefusedLogin:
+        if not 0 < len(name) <= MAX_NAME_OCTETS or name.translate(None, _CONTROLS) != name:
+            return self._refuse(name[:MAX_NAME_OCTETS], mechanism, "unusable_name")
+        if not 0 < len(password) <= MAX_PASSWORD_OCTETS or b"\0" in password:
+            return self._refuse(name, mechanism, "unusable_password")
+        return Login(name, password, mechanism)
+
+    def _refuse(self, name: bytes, mechanism: str, reason: str) -> RefusedLogin:
+        self.login_refused()
+        return RefusedLogin(LOGIN_REFUSED, name, mechanism, reason)
+
+
+_HANDLERS: dict[bytes, Callable[..., AuthorizationDecision]] = {
+    b"USER": Authorization._user,
+    b"PASS": Authorization._pass,
+    b"AUTH": Authorization._auth,
+    b"CAPA": Authorization._capa,
+    b"QUIT": Authorization._quit,
+}

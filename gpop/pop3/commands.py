@@ -1,0 +1,153 @@
+"""
+The command table: every keyword gpop knows, the shape of its argument, the states it is legal in.
+
+What is legal now and what CAPA announces are read from here. Pure: what a command does is the business of
+`authorization` and `transaction`. Executed by the front and by the session.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from gpop.pop3.decisions import Reply
+from gpop.pop3.wire import LineError, err, multiline, ok
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    Arguments = tuple[bytes | int | None, ...]
+    Shape = Callable[[bytes], "Arguments | Reply"]
+
+# No maildrop and no message comes near 2**64; what is longer is not read as a number at all.
+MAX_DIGITS = 20
+
+
+class State(Enum):
+    """The states in which a client may give commands (RFC 1939 §3). UPDATE reads none."""
+
+    AUTHORIZATION = "AUTHORIZATION"
+    TRANSACTION = "TRANSACTION"
+
+
+# --- Shapes: what follows the keyword and its one space, as a tuple of arguments, or the reply refusing it.
+# Spaces at the end carry nothing and some clients send them; elsewhere one space is the rule (RFC 1939 §3).
+
+_UNWANTED_ARGUMENT = Reply(err("this command takes no argument"))
+_NO_NUMBER = Reply(err("a message-number is needed, in digits"))
+_NO_LINE_COUNT = Reply(err("a message-number and a line count are needed, in digits"))
+
+
+def no_argument(rest: bytes) -> Arguments | Reply:
+    return _UNWANTED_ARGUMENT if rest.strip(b" ") else ()
+
+
+def rest_of_line(rest: bytes) -> Arguments | Reply:
+    """Names and passwords may contain spaces, begin and end with them."""
+    return (rest,)
+
+
+def mechanism_and_initial_response(rest: bytes) -> Arguments | Reply:
+    mechanism, _, initial_response = rest.rstrip(b" ").partition(b" ")
+    return mechanism, initial_response or None
+
+
+def message_number(rest: bytes) -> Arguments | Reply:
+    number = _number(rest.rstrip(b" "))
+    return _NO_NUMBER if number is None else (number,)
+
+
+def optional_message_number(rest: bytes) -> Arguments | Reply:
+    return message_number(rest) if rest.strip(b" ") else (None,)
+
+
+def message_number_and_line_count(rest: bytes) -> Arguments | Reply:
+    first, _, second = rest.rstrip(b" ").partition(b" ")
+    number, line_count = _number(first), _number(second)
+    return _NO_LINE_COUNT if number is None or line_count is None else (number, line_count)
+
+
+def _number(word: bytes) -> int | None:
+    """Digits only: no sign, no trailing noise; 2**32 + 1 is no other name for 1."""
+    return int(word) if word.isdigit() and len(word) <= MAX_DIGITS else None
+
+
+# --- The table.
+
+_AUTHORIZATION = (State.AUTHORIZATION,)
+_TRANSACTION = (State.TRANSACTION,)
+
+
+class Command:
+    """One command; `capability` is the name under which CAPA announces it, if it does."""
+
+    __slots__ = ("arguments", "capability", "keyword", "rfc", "states")
+
+    def __init__(
+        self, keyword: bytes, arguments: Shape, states: tuple[State, ...], rfc: str, capability: str = ""
+    ) -> None:
+        self.keyword = keyword
+        self.arguments = arguments
+        self.states = states
+        self.rfc = rfc
+        self.capability = capability
+
+
+COMMANDS = {
+    command.keyword: command
+    for command in (
+        Command(b"USER", rest_of_line, _AUTHORIZATION, "RFC 1939 §7", capability="USER"),
+        Command(b"PASS", rest_of_line, _AUTHORIZATION, "RFC 1939 §7"),
+        Command(b"AUTH", mechanism_and_initial_response, _AUTHORIZATION, "RFC 5034 §4", capability="SASL"),
+        Command(b"CAPA", no_argument, (State.AUTHORIZATION, State.TRANSACTION), "RFC 2449 §5"),
+        Command(b"STAT", no_argument, _TRANSACTION, "RFC 1939 §5"),
+        Command(b"LIST", optional_message_number, _TRANSACTION, "RFC 1939 §5"),
+        Command(b"UIDL", optional_message_number, _TRANSACTION, "RFC 1939 §7", capability="UIDL"),
+        Command(b"RETR", message_number, _TRANSACTION, "RFC 1939 §5"),
+        Command(b"TOP", message_number_and_line_count, _TRANSACTION, "RFC 1939 §7", capability="TOP"),
+        Command(b"DELE", message_number, _TRANSACTION, "RFC 1939 §5"),
+        Command(b"RSET", no_argument, _TRANSACTION, "RFC 1939 §5"),
+        Command(b"NOOP", no_argument, _TRANSACTION, "RFC 1939 §5"),
+        Command(b"QUIT", no_argument, (State.AUTHORIZATION, State.TRANSACTION), "RFC 1939 §4, §6"),
+    )
+}
+
+_UNKNOWN = Reply(err("unknown command"))
+_ILLEGAL = {state: Reply(err(f"not a command of the {state.value} state")) for state in State}
+LINE_REFUSALS = {error: Reply(err(error.value)) for error in LineError}
+
+
+def parse(line: bytes | LineError, state: State) -> tuple[bytes, Arguments] | Reply:
+    """Return the keyword, in upper case, and the arguments of a command legal in `state`; or its refusal."""
+    if isinstance(line, LineError):
+        return LINE_REFUSALS[line]
+    keyword, _, rest = line.partition(b" ")
+    command = COMMANDS.get(keyword.upper())
+    if command is None:
+        return _UNKNOWN
+    if state not in command.states:
+        return _ILLEGAL[state]
+    arguments = command.arguments(rest)
+    if isinstance(arguments, Reply):
+        return arguments
+    return command.keyword, arguments
+
+
+# --- CAPA.
+
+# Announced for what they say about every command: RFC 2449 §6.4, RFC 3206, RFC 2449 §6.6, §6.7, §6.9.
+_PROMISES = ["RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "EXPIRE", "IMPLEMENTATION"]
+
+
+def capability_list(implementation: str, expire: str, mechanisms: Iterable[str]) -> Reply:
+    """
+    Return the answer to CAPA, which is the same in both states.
+
+    What can be used in AUTHORIZATION must be announced in TRANSACTION too (RFC 2449 §5), and TOP and UIDL in
+    both (§6.1, §6.8): many clients ask only once, before they log in. A capability whose argument is empty is
+    left out: "SASL" without a mechanism would be a lie.
+    """
+    arguments = {"SASL": " ".join(mechanisms), "EXPIRE": expire, "IMPLEMENTATION": implementation}
+    tags = [command.capability for command in COMMANDS.values() if command.capability] + _PROMISES
+    lines = [f"{tag} {arguments.get(tag, '')}".rstrip() for tag in tags if arguments.get(tag) != ""]
+    return Reply(multiline(ok("capability list follows"), [line.encode("ascii") for line in lines]))

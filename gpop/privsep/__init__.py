@@ -1,0 +1,1 @@
+"""The boundaries between gpop's processes: frames, channels, and giving up root."""

@@ -1,0 +1,118 @@
+"""
+EDGE: frames and descriptors over a unix socket (SOCK_SEQPACKET: one frame, one message).
+
+Works on whichever socket it is handed: a cooperative one in the front, a plain one
+elsewhere. It owns what it receives until it returns it: descriptors that came with a bad
+frame are closed here, so no error path of a caller can leak one.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+
+from gpop.privsep import messages
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gpop.privsep.messages import Frame
+
+DESCRIPTOR_OCTETS = 4
+# One more than any frame carries, so that a surplus is seen as such and not only as truncation.
+ANCILLARY_OCTETS = socket.CMSG_SPACE(3 * DESCRIPTOR_OCTETS)
+
+
+class ChannelClosed(Exception):
+    """The other end is gone: an orderly end of the conversation."""
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Return two connected ends of a new channel, close-on-exec."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def send(sock: socket.socket, octets: bytes, fds: Sequence[int] = ()) -> None:
+    """
+    Send one encoded frame, with copies of `fds`; the caller keeps its own.
+
+    Raises:
+        OSError: the other end is gone (EPIPE), or the socket is full and non-blocking (EAGAIN).
+    """
+    if fds:
+        rights = struct.pack(f"{len(fds)}i", *fds)
+        sock.sendmsg([octets], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_NOSIGNAL)
+    else:
+        sock.send(octets, socket.MSG_NOSIGNAL)
+
+
+def receive(sock: socket.socket, most: int = messages.MAX_FRAME_OCTETS) -> tuple[Frame, list[int]]:
+    """
+    Return the next frame, of at most `most` octets, and its descriptors, now the caller's.
+
+    Raises:
+        ChannelClosed: the other end closed, nothing is left to read.
+        BadFrame: not a frame, cut short, or not exactly the descriptors of its kind.
+    """
+    octets, ancillary, flags, _ = sock.recvmsg(most, ANCILLARY_OCTETS, socket.MSG_CMSG_CLOEXEC)
+    fds = _descriptors(ancillary)
+    try:
+        if not octets and not fds:
+            raise ChannelClosed
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise messages.BadFrame("frame or descriptors were cut short")
+        frame = messages.decode(octets)
+        expected = messages.FRAMES[frame.kind].descriptors
+        if len(fds) != expected:
+            raise messages.BadFrame(f"{frame!r} with {len(fds)} descriptors, takes {expected}")
+    except (messages.BadFrame, ChannelClosed):
+        close_all(fds)
+        raise
+    return frame, fds
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    fds: list[int] = []
+    for level, kind, octets in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            usable = len(octets) - len(octets) % DESCRIPTOR_OCTETS
+            fds.extend(struct.unpack(f"{usable // DESCRIPTOR_OCTETS}i", octets[:usable]))
+    return fds
+
+
+def close_all(fds: Sequence[int]) -> None:
+    """Close every one of `fds`."""
+    for fd in fds:
+        os.close(fd)
+
+
+def check_login_descriptors(fds: Sequence[int]) -> None:
+    """
+    Refuse what is not (a client's stream, one end of a session channel).
+
+    A front that was taken over may send any descriptor it holds; by its type alone this
+    can be no file, no listening socket and no socket of another kind.
+
+    Raises:
+        BadFrame: a descriptor is of another type.
+    """
+    client, channel = fds
+    _check_socket(client, (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX), socket.SOCK_STREAM)
+    _check_socket(channel, (socket.AF_UNIX,), socket.SOCK_SEQPACKET)
+
+
+def _check_socket(fd: int, domains: tuple[int, ...], kind: int) -> None:
+    try:
+        # With no family and type given, Python asks the kernel for both.
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        raise messages.BadFrame("a descriptor is no socket") from None
+    try:
+        fits = sock.family in domains and sock.type == kind
+        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    finally:
+        sock.detach()
+    if not fits or listens:
+        raise messages.BadFrame("a descriptor is a socket of the wrong kind")

@@ -1,0 +1,155 @@
+"""
+EDGE: giving up root. The only callers of chroot, setgroups, setres[ug]id in gpop.
+
+`become_user` is what a session does, `become_service` what a front does. Both are one
+straight line of steps, each fatal on failure: they raise, and the process ends. Executed
+as root, in the last moments of being root.
+
+no_new_privs is already on: the launcher sets it before it becomes the broker
+(`gpop.launch`), and every process inherits it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import stat
+
+# A session needs 0-2, the stream, the channel, the Maildir, the cache, a message, a temporary
+# file and a directory being listed; the rest is room for the interpreter.
+SESSION_DESCRIPTORS = 32
+
+
+class CredentialsRefused(Exception):
+    """The account or its Maildir must not be served as it is; the text names the reason in one word."""
+
+
+class MaildirAbsent(Exception):
+    """There is no Maildir in a home that belongs to the user: an empty maildrop, and nothing to open."""
+
+
+def become_user(
+    uid: int,
+    gid: int,
+    groups: list[int],
+    home: bytes,
+    maildir: bytes,
+    jail: str,
+    first_valid: tuple[int, int],
+) -> int:
+    """
+    Become the mail user for good, jailed, and return a descriptor of the Maildir.
+
+    `jail` is "maildir", "home" or "none"; `first_valid` are the lowest uid and gid served.
+    The directories are opened with the user's rights: root would follow the user's
+    symbolic link into another user's 0700 home.
+
+    Raises:
+        CredentialsRefused: ids below the first valid ones, or a Maildir of another owner.
+        MaildirAbsent: see there; the process *is* the user by then, jailed in the home.
+        OSError: a step failed; nothing of it may be ignored.
+    """
+    if uid < max(first_valid[0], 1) or gid < max(first_valid[1], 1):
+        raise CredentialsRefused("id_too_low")
+    os.setgroups(groups)
+    os.setegid(gid)
+    os.seteuid(uid)
+    try:
+        directory = _open_directory(maildir)
+        absent = False
+    except FileNotFoundError:
+        _check_wholly_absent(maildir)
+        directory = _open_directory(home)
+        absent = True
+    if os.fstat(directory).st_uid != uid:
+        # Of a missing Maildir this says: the home is not mounted, and mail may well be elsewhere.
+        raise CredentialsRefused("home_not_owned" if absent else "maildir_not_owned")
+    jail_directory = _open_directory(home) if jail == "home" and not absent else directory
+    os.seteuid(0)
+    os.fchdir(jail_directory)
+    if jail != "none":
+        os.chroot(".")
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    _verify_dropped(uid, gid)
+    if jail_directory != directory:
+        os.close(jail_directory)
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (SESSION_DESCRIPTORS, SESSION_DESCRIPTORS))
+    if absent:
+        os.close(directory)
+        raise MaildirAbsent
+    return directory
+
+
+def open_own_maildir(uid: int, home: bytes, maildir: bytes) -> int:
+    """
+    Return a descriptor of the Maildir where gpop runs without root: no jail, one user.
+
+    Raises:
+        CredentialsRefused: the account is not the running user's, or the Maildir is not.
+        MaildirAbsent: as `become_user`.
+    """
+    if uid != os.geteuid():
+        raise CredentialsRefused("other_user_without_root")
+    try:
+        directory = _open_directory(maildir)
+    except FileNotFoundError:
+        _check_wholly_absent(maildir)
+        if os.stat(home).st_uid != uid:
+            raise CredentialsRefused("home_not_owned") from None
+        raise MaildirAbsent from None
+    if os.fstat(directory).st_uid != uid:
+        raise CredentialsRefused("maildir_not_owned")
+    return directory
+
+
+def become_service(uid: int, gid: int, jail: str) -> None:
+    """
+    Become the service user for good, jailed in the empty directory `jail`.
+
+    Raises:
+        CredentialsRefused: uid or gid is 0, or the jail is not root's own and unwritable.
+        OSError: a step failed.
+    """
+    if uid == 0 or gid == 0:
+        raise CredentialsRefused("service_user_is_root")
+    directory = _open_directory(os.fsencode(jail))
+    status = os.fstat(directory)
+    if status.st_uid != 0 or stat.S_IMODE(status.st_mode) & 0o022:
+        raise CredentialsRefused("jail_not_roots_own")
+    os.setgroups([])
+    os.fchdir(directory)
+    os.chroot(".")
+    os.close(directory)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    _verify_dropped(uid, gid)
+
+
+def _open_directory(path: bytes) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def _check_wholly_absent(maildir: bytes) -> None:
+    """A symbolic link that leads nowhere (a file system not mounted?) is a fault, not an empty maildrop."""
+    try:
+        os.lstat(maildir)
+    except FileNotFoundError:
+        return
+    raise CredentialsRefused("maildir_dangling")
+
+
+def _verify_dropped(uid: int, gid: int) -> None:
+    """Check all six ids, and that getting root back fails."""
+    if os.getresuid() != (uid, uid, uid) or os.getresgid() != (gid, gid, gid):
+        raise CredentialsRefused("ids_not_dropped")
+    for regain in (os.setuid, os.seteuid, os.setgid):
+        try:
+            regain(0)
+        except OSError as error:
+            if error.errno != errno.EPERM:
+                raise
+        else:
+            raise CredentialsRefused("root_regained")

@@ -1,0 +1,218 @@
+"""
+PURE: the frames that gpop's processes send each other.
+
+A frame is one SOCK_SEQPACKET message: a fixed header (version, kind, length of the
+body) and the fields of its kind, in the order of `FRAMES`, each with a cap. `FRAMES` is
+the whole language: what is not in it is a `BadFrame`, and a `BadFrame` ends the
+conversation with whoever sent it. A frame says nothing of who may send it when; that is
+decided by the process that receives it.
+
+Everybody executes this module, root included, on octets from less trusted processes. It
+knows no sockets and no descriptors but their number.
+"""
+
+from __future__ import annotations
+
+import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+VERSION = 1
+HEADER = struct.Struct("!BBH")
+INTEGER = struct.Struct("!q")
+LENGTH = struct.Struct("!H")
+# The body's length has 16 bits; the largest frame is PIPELINED.
+MAX_FRAME_OCTETS = HEADER.size + 0xFFFF
+MAX_NAME_OCTETS = 255  # a command line has 255 octets (RFC 2449 §4), a SASL name is held to the same
+MAX_PASSWORD_OCTETS = 1024  # python-pam and crypt(3) stop at 511; longer is never right
+MAX_PIPELINED_OCTETS = 49152  # what a front may have read beyond a login, see `front.RECEIVE_OCTETS`
+MAX_GROUPS = 1024
+
+INT, OCTETS, TEXT, INTS = range(4)
+
+LOGIN, ACCEPTED, REFUSED, SERVE, PIPELINED, SERVING, TOTALS, NOTED, READY, ATTACH, DRAIN = range(1, 12)
+
+
+class BadFrame(Exception):
+    """A frame that no correct gpop process sends; the text says what is wrong, never what it held."""
+
+
+class FrameKind:
+    """One row of `FRAMES`: a name, the number of descriptors, and (field, type, cap) in order."""
+
+    __slots__ = ("descriptors", "fields", "name", "names")
+
+    def __init__(self, name: str, descriptors: int, *fields: tuple[str, int, int]) -> None:
+        self.name = name
+        self.descriptors = descriptors
+        self.fields = fields
+        self.names = frozenset(field[0] for field in fields)
+
+
+def _integers(names: str) -> tuple[tuple[str, int, int], ...]:
+    return tuple((name, INT, 0) for name in names.split())
+
+
+FRAMES = {
+    # front -> auth. Descriptors: the client's stream, auth's end of the session channel.
+    LOGIN: FrameKind(
+        "login",
+        2,
+        ("login_id", INT, 0),
+        ("name", OCTETS, MAX_NAME_OCTETS),
+        ("password", OCTETS, MAX_PASSWORD_OCTETS),
+        ("mechanism", TEXT, 32),
+        ("peer", TEXT, 64),
+        ("peer_port", INT, 0),
+        ("local", TEXT, 64),
+        ("local_port", INT, 0),
+        ("received_ms", INT, 0),  # CLOCK_MONOTONIC when PASS had come
+        ("dialogue", INT, 0),  # 1: the session reports its dialogue for the log
+    ),
+    # auth -> front, on the session channel. Names are text fit for a log.
+    ACCEPTED: FrameKind(
+        "accepted",
+        0,
+        ("user", TEXT, 1024),
+        ("account", TEXT, 1024),
+        ("source", TEXT, 32),
+        ("auth_us", INT, 0),
+    ),
+    # auth or broker -> front, on the session channel. `code` is a response code of RFC 2449/3206.
+    REFUSED: FrameKind(
+        "refused",
+        0,
+        ("code", TEXT, 16),
+        ("reason", TEXT, 64),
+        ("user", TEXT, 1024),
+        ("source", TEXT, 32),
+        ("auth_us", INT, 0),
+    ),
+    # auth -> broker, with the two descriptors of the LOGIN it answers.
+    SERVE: FrameKind(
+        "serve",
+        2,
+        ("login_id", INT, 0),
+        ("account", OCTETS, 1024),
+        ("uid", INT, 0),
+        ("gid", INT, 0),
+        ("groups", INTS, MAX_GROUPS),
+        ("home", OCTETS, 4096),
+        ("maildir", OCTETS, 4096),
+        ("peer", TEXT, 64),
+        ("dialogue", INT, 0),
+    ),
+    # front -> session, put into the channel before anybody else holds it: octets read, not used.
+    PIPELINED: FrameKind("pipelined", 0, ("octets", OCTETS, MAX_PIPELINED_OCTETS)),
+    # session -> front: the client's stream is the session's from here on.
+    SERVING: FrameKind("serving", 0),
+    # session -> front, once, at the end.
+    TOTALS: FrameKind(
+        "totals",
+        0,
+        ("close_reason", TEXT, 32),
+        ("cache", TEXT, 16),
+        ("cache_reason", TEXT, 64),
+        ("fault", TEXT, 1024),
+        *_integers(
+            "cache_us messages octets retr retr_octets top top_octets marked removed not_removed octets_sent"
+        ),
+    ),
+    # session -> front: something for the log that is not a total (see events.SESSION_NOTES).
+    NOTED: FrameKind("noted", 0, ("event", TEXT, 64), ("detail", TEXT, 2048)),
+    # front or auth -> broker: warmed, dropped, at work.
+    READY: FrameKind("ready", 0),
+    # broker -> auth: a front's login socket. broker -> front: its login socket to auth.
+    ATTACH: FrameKind("attach", 1),
+    # broker -> front or auth: take nothing new, end when done; at_once: drop peers before login.
+    DRAIN: FrameKind("drain", 0, ("at_once", INT, 0)),
+}
+
+
+class Frame:
+    """A decoded frame: its kind, and its fields by name."""
+
+    __slots__ = ("fields", "kind")
+
+    def __init__(self, kind: int, fields: dict[str, Any]) -> None:
+        self.kind = kind
+        self.fields = fields
+
+    def __repr__(self) -> str:
+        # Field values stay out: one of them may be a password.
+        return f"<Frame {FRAMES[self.kind].name}>"
+
+
+def _check_length(kind: FrameKind, name: str, length: int, cap: int) -> None:
+    if length > cap:
+        raise BadFrame(f"{kind.name}.{name} has {length} items, at most {cap} are allowed")
+
+
+def encode(kind: int, **fields: Any) -> bytes:
+    """
+    Return the frame of `kind` with exactly the fields of its kind.
+
+    Raises:
+        BadFrame: a field is missing, unknown, too long, or does not fit its type.
+    """
+    row = FRAMES[kind]
+    if fields.keys() != row.names:
+        raise BadFrame(f"{row.name} takes {sorted(row.names)}, got {sorted(fields)}")
+    parts = []
+    for name, kind_of_field, cap in row.fields:
+        value = fields[name]
+        if kind_of_field == INT:
+            parts.append(INTEGER.pack(value))
+            continue
+        if kind_of_field == INTS:
+            _check_length(row, name, len(value), cap)
+            parts.append(LENGTH.pack(len(value)) + struct.pack(f"!{len(value)}I", *value))
+            continue
+        octets = value.encode("utf-8", "backslashreplace") if kind_of_field == TEXT else value
+        _check_length(row, name, len(octets), cap)
+        parts.append(LENGTH.pack(len(octets)) + octets)
+    body = b"".join(parts)
+    if len(body) > MAX_FRAME_OCTETS - HEADER.size:
+        raise BadFrame(f"{row.name} has {len(body)} octets, more than a frame holds")
+    return HEADER.pack(VERSION, kind, len(body)) + body
+
+
+def decode(octets: bytes) -> Frame:
+    """
+    Return the frame that `octets` are, whole.
+
+    Raises:
+        BadFrame: the octets are not exactly one frame of a known kind, within its caps.
+    """
+    if len(octets) < HEADER.size:
+        raise BadFrame(f"{len(octets)} octets are no frame")
+    version, kind, length = HEADER.unpack_from(octets)
+    row = FRAMES.get(kind)
+    if version != VERSION or row is None or length != len(octets) - HEADER.size:
+        raise BadFrame(f"bad header: version {version}, kind {kind}, length {length} of {len(octets)}")
+    fields: dict[str, Any] = {}
+    at = HEADER.size
+    try:
+        for name, kind_of_field, cap in row.fields:
+            if kind_of_field == INT:
+                fields[name] = INTEGER.unpack_from(octets, at)[0]
+                at += INTEGER.size
+                continue
+            count = LENGTH.unpack_from(octets, at)[0]
+            at += LENGTH.size
+            _check_length(row, name, count, cap)
+            end = at + (4 * count if kind_of_field == INTS else count)
+            if end > len(octets):
+                raise BadFrame(f"{row.name}.{name} ends after the frame")
+            if kind_of_field == INTS:
+                fields[name] = list(struct.unpack_from(f"!{count}I", octets, at))
+            else:
+                fields[name] = octets[at:end] if kind_of_field == OCTETS else octets[at:end].decode("utf-8")
+            at = end
+    except (struct.error, UnicodeDecodeError) as error:
+        raise BadFrame(f"{row.name}: {type(error).__name__} at octet {at}") from None
+    if at != len(octets):
+        raise BadFrame(f"{row.name} has {len(octets) - at} octets too many")
+    return Frame(kind, fields)

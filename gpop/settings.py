@@ -1,0 +1,377 @@
+"""
+Every setting of gpop, described once: key, default, what is accepted, purpose, what goes wrong.
+
+Defaults, validation, did-you-mean, conf/gpop.toml and the table in docs/configuration.md are all
+read from `SETTINGS`, so they cannot disagree. What one value may be is said by its kind
+(setting_kinds.py); what needs two values is in config.py, what needs the machine in machine_checks.py.
+
+Executed as root by the short-lived process that reads the config, and by `gpop check-config`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gpop.setting_kinds import (
+    Choice,
+    Flag,
+    Kind,
+    ListenAddress,
+    ListOf,
+    Network,
+    RelativeFolder,
+    Seconds,
+    Text,
+    Whole,
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting. `purpose` and `if_wrong` are sentences for an administrator."""
+
+    key: str
+    default: Any
+    kind: Kind
+    purpose: str
+    if_wrong: str
+    unit: str = ""
+
+    @property
+    def section(self) -> str:
+        return self.key.rpartition(".")[0]
+
+    @property
+    def name(self) -> str:
+        return self.key.rpartition(".")[2]
+
+    @property
+    def field(self) -> str:
+        """What the setting is called in the dataclasses of config.py, where sections are gone."""
+        return FIELD_PREFIX.get(self.section, "") + self.name
+
+
+FIELD_PREFIX = {"log": "log_", "accounts.cache": "cache_"}
+
+# The largest uid_t is reserved: it is the (uid_t) -1 that means "leave unchanged" to setresuid.
+MAX_ID = 2**32 - 2
+
+USER_NAME = Text("the name of a user", r"[A-Za-z_][A-Za-z0-9_.-]*\$?")
+HOST_NAME = Text('a host name, or ""', r"|[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
+ABSOLUTE_PATH = Text("an absolute path", r"/[^\x00-\x1f\x7f]+")
+LOGIN_NAME = Text("a login name", r"[^\x00-\x1f\x7f]+")
+# It becomes a file name in /etc/pam.d, so no slash and no leading dot.
+# `other` is what PAM takes for a service that has no file, and so nobody's own.
+PAM_SERVICE = Text(
+    'the name of a PAM service, such as "gpop", and not "other"',
+    r"(?!(?i:other)$)[A-Za-z0-9_][A-Za-z0-9_.-]*",
+)
+# Relative ones are taken from the folder of the config file.
+FILE_PATH = Text("the path of a file", r"[^\x00-\x1f\x7f]+")
+
+SECTIONS = {
+    "server": "Listening, and the processes that talk to clients nobody has authenticated yet.",
+    "session": "What happens after a login: one process per session, as the mail user, jailed.",
+    "accounts": "Who may log in, and as which account.",
+    "accounts.cache": "Remembering accepted passwords for a short while (in memory, keyed hash only).",
+    "log": "One line per event on standard output. Passwords never appear in it.",
+}
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "server.listen",
+        ["127.0.0.1:110", "[::1]:110"],
+        ListOf(ListenAddress(), may_be_empty=False),
+        "Addresses and ports to listen on; IPv6 in square brackets. The default can be reached from this "
+        "machine only, because passwords cross the network readable.",
+        "With an address this machine does not have, or one that is taken, gpop does not start. With "
+        '"0.0.0.0:110" everybody on the way can read passwords and mail: only for a network you trust.',
+    ),
+    Setting(
+        "server.fronts",
+        1,
+        Whole(1, 64),
+        "Front processes, which greet clients and read their name and password. One serves thousands of "
+        "connections; add a second when one of them keeps a core busy.",
+        "Too many gain nothing and cost the memory of a Python process each.",
+    ),
+    Setting(
+        "server.user",
+        "gpop",
+        USER_NAME,
+        "The user as whom the fronts run when gpop is started by root. It should own nothing and be "
+        "used by nothing else. Not looked at when gpop runs without root.",
+        "If it is missing, gpop does not start. If other programs run as it, whoever takes over one of "
+        "them can read the passwords that pass through a front.",
+    ),
+    Setting(
+        "server.hostname",
+        "",
+        HOST_NAME,
+        "The host name in the greeting. Empty means the system's own.",
+        "Harmless: clients ignore it. It tells strangers what the machine is called.",
+    ),
+    Setting(
+        "server.max_connections",
+        10000,
+        Whole(1, 1_000_000),
+        "Connections one front holds at once.",
+        "Too low: clients are turned away while the machine is idle. Above the limit on open descriptors "
+        "(LimitNOFILE, ulimit -n) that limit counts instead.",
+        unit="connections per front",
+    ),
+    Setting(
+        "server.login_timeout_s",
+        600,
+        Seconds(0.1),
+        "How long a client may be silent before it has logged in; then it is disconnected.",
+        "Too short: slow lines, and people who type the protocol by hand, are cut off. Too long: idle "
+        "strangers hold connections.",
+        unit="seconds",
+    ),
+    Setting(
+        "server.grace_time_s",
+        30,
+        Seconds(0),
+        "After SIGTERM: how long running sessions may go on before they are ended (without removing mail).",
+        "Longer than the service manager waits (systemd: 90 s), and it kills them instead. 0 cuts off "
+        "downloads that would have ended in a moment.",
+        unit="seconds",
+    ),
+    Setting(
+        "server.run_dir",
+        "/run/gpop",
+        ABSOLUTE_PATH,
+        "Made at start if missing. Holds the empty directory in which the fronts are jailed. Not used "
+        "without root.",
+        "If somebody else can write there, the jail is not empty; gpop refuses such a directory.",
+    ),
+    Setting(
+        "session.autologout_s",
+        600,
+        Seconds(0.1),
+        "A session whose client is silent for so long is ended; nothing is removed (RFC 1939 section 3).",
+        "Below 600 the standard is broken: a client that is slow between two commands loses its session and "
+        "its deletions. Too long: a client that vanished keeps the maildrop locked.",
+        unit="seconds",
+    ),
+    Setting(
+        "session.jail",
+        "maildir",
+        Choice(("maildir", "home", "none")),
+        "Where a session locks itself in (chroot) before it reads the first octet from its client: the "
+        "Maildir, the home around it, or nowhere. Not possible without root.",
+        '"home" is for Maildirs whose folders are symbolic links to elsewhere in the home. With "none" a '
+        "session that is taken over can read every file its user can.",
+    ),
+    Setting(
+        "session.lock",
+        True,
+        Flag(),
+        "One session per maildrop at a time, as RFC 1939 section 8 wants.",
+        "Without it two clients of one user may fetch the same mail twice, or one removes what the other has "
+        "not yet read.",
+    ),
+    Setting(
+        "session.lock_wait_s",
+        5,
+        Seconds(0, 60),
+        "How long a login waits for an older session of the same maildrop to end before it is told [IN-USE]. "
+        "Many clients connect again at once after a QUIT.",
+        "0: such clients see errors. Long: a client that has given up waits on.",
+        unit="seconds",
+    ),
+    Setting(
+        "session.takeover_after_s",
+        60,
+        Seconds(0),
+        "A newer login ends an older session (nothing is removed) if the older client has been silent for so "
+        "long.",
+        "Too short: two clients of one user throw each other out. Too long: after a dropped line the user is "
+        "told [IN-USE] for as long.",
+        unit="seconds",
+    ),
+    Setting(
+        "session.move_to_cur",
+        True,
+        Flag(),
+        "At QUIT, messages that were retrieved move from new/ to cur/ and get the flag S (seen).",
+        "Off: an IMAP or webmail reader of the same Maildir shows mail as new that was fetched long ago.",
+    ),
+    Setting(
+        "session.max_messages",
+        0,
+        Whole(0, 10_000_000),
+        "The most messages one session sees, oldest first; 0 means all.",
+        "Too low: users do not get their newest mail until they remove old mail.",
+        unit="messages",
+    ),
+    Setting(
+        "session.max_per_account",
+        10,
+        Whole(1, 10_000),
+        "Sessions of one account at once, those waiting for the lock included.",
+        "Too low: a family or a shared account behind several clients is refused. Too high: one account can "
+        "fill the process table.",
+        unit="sessions",
+    ),
+    Setting(
+        "session.statcache",
+        True,
+        Flag(),
+        "Keep .statcache in each Maildir, so that a poll which finds no new mail costs next to nothing. It "
+        "belongs to the user and counts in a quota.",
+        "Off: each login lists and measures the maildrop anew.",
+    ),
+    Setting(
+        "accounts.maildir",
+        "Maildir",
+        RelativeFolder(),
+        "Where the Maildir is, relative to the home. A passwd-file can name another one per account.",
+        "If it is not where mail is delivered, users find an empty maildrop or are told [SYS/TEMP].",
+    ),
+    Setting(
+        "accounts.first_valid_uid",
+        1000,
+        Whole(1, MAX_ID),
+        "Accounts with a lower uid cannot log in. uid 0 never can.",
+        "Too low: system accounts can be used to read mail, and their passwords guessed. Too high: users are "
+        "refused, with the reason in the log only.",
+    ),
+    Setting(
+        "accounts.first_valid_gid",
+        100,
+        Whole(1, MAX_ID),
+        "Accounts with a lower primary gid cannot log in. gid 0 never can.",
+        "As with first_valid_uid.",
+    ),
+    Setting(
+        "accounts.max_checks",
+        16,
+        Whole(1, 1000),
+        "Password checks at once, each in a process of its own. When all are busy a login is told "
+        "[SYS/TEMP], never that its password is wrong.",
+        "Too low: a morning of logins is turned away. Too high: password hashes, which are made to be "
+        "expensive, occupy every core.",
+        unit="processes",
+    ),
+    Setting(
+        "accounts.check_timeout_s",
+        30,
+        Seconds(0.1, 600),
+        "A password check that takes longer is killed, and the login told [SYS/TEMP].",
+        "Shorter than a slow directory service needs: nobody can log in when it is busy.",
+        unit="seconds",
+    ),
+    Setting(
+        "accounts.refusal_time_s",
+        1.0,
+        Seconds(0, 30),
+        "A refused login is answered so long after its PASS, whatever the reason, so that the time tells "
+        "nothing about which names exist.",
+        "Shorter than a password check takes (0.05 s for yescrypt, more under load): the time gives names "
+        "away.",
+        unit="seconds",
+    ),
+    Setting(
+        "accounts.trusted_networks",
+        ["127.0.0.0/8", "::1/128"],
+        ListOf(Network(), may_be_empty=True),
+        "Clients that are not delayed after wrong passwords, such as a webmail host through which everybody "
+        "comes.",
+        "Too wide: passwords can be guessed from there at full speed. If the webmail host is missing, one "
+        "forgetful user delays all of them.",
+    ),
+    Setting(
+        "accounts.penalty_forget_s",
+        900,
+        Seconds(0),
+        "A source address that has sent no wrong password for so long starts again without delay.",
+        "Too short: guessing gets cheap. Too long: whoever gets a used address from the provider waits for "
+        "somebody else's mistakes.",
+        unit="seconds",
+    ),
+    Setting(
+        "accounts.cache.enabled",
+        False,
+        Flag(),
+        "Remember accepted passwords, so that a client which polls every minute does not cost a password "
+        "hash each time.",
+        "On: a password that was changed or locked elsewhere (LDAP, a database) still works until its entry "
+        "ends. Changes of /etc/shadow, /etc/passwd, a passwd-file or the PAM service file are seen at once.",
+    ),
+    Setting(
+        "accounts.cache.lifetime_s",
+        600,
+        Seconds(1),
+        "How long an accepted password is remembered.",
+        "Longer than the time between two polls, or it gains nothing; as short as a withdrawn password may "
+        "still work.",
+        unit="seconds",
+    ),
+    Setting(
+        "accounts.cache.max_entries",
+        100000,
+        Whole(1, 10_000_000),
+        "The most passwords remembered; the oldest is forgotten first.",
+        "Below the number of users who poll: entries are forgotten before they are of use.",
+        unit="entries",
+    ),
+    Setting(
+        "accounts.cache.always_check_account",
+        False,
+        Flag(),
+        "On a hit still ask PAM whether the account is valid (expired, locked out by time or host).",
+        "Off: an account that expires can be used until its entry ends. On: each poll costs a process again.",
+    ),
+    Setting(
+        "log.format",
+        "auto",
+        Choice(("auto", "json", "console")),
+        '"json" is one object a line, "console" is for reading along; "auto" takes console on a terminal and '
+        "json elsewhere.",
+        'fail2ban and log readers want "json".',
+    ),
+    Setting(
+        "log.level",
+        "info",
+        Choice(("info", "debug")),
+        '"debug" adds the dialogue of every session, passwords hidden.',
+        '"debug" fills disks, and names and unique-ids of everybody\'s mail stand in the log.',
+    ),
+    Setting(
+        "log.dialogue_users",
+        [],
+        ListOf(LOGIN_NAME, may_be_empty=True),
+        "Login names whose dialogue is logged, passwords hidden, whatever the level is.",
+        "A name nobody logs in with logs nothing; gpop cannot know that.",
+    ),
+)
+
+# What a table in [[accounts.sources]] may hold beside `type`; sources are asked in their order.
+SOURCES: dict[str, tuple[Setting, ...]] = {
+    "passwd-file": (
+        Setting(
+            "accounts.sources.path",
+            None,
+            FILE_PATH,
+            "A file of accounts; a relative path starts at the folder of this config file. `gpop passwd` "
+            "adds and changes entries.",
+            "Missing or unreadable: gpop does not start. Readable by others: they can crack its hashes.",
+        ),
+    ),
+    "pam": (
+        Setting(
+            "accounts.sources.service",
+            "gpop",
+            PAM_SERVICE,
+            "The PAM service, a file in /etc/pam.d; accounts then come from the system (NSS). Needs root.",
+            "Without such a file PAM would ask its service `other`, which may accept anybody, so gpop does "
+            "not start.",
+        ),
+    ),
+}
+SOURCE_TYPE = Choice(tuple(SOURCES))
+
+SETTING_OF_KEY = {setting.key: setting for setting in SETTINGS}

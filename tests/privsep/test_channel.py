@@ -1,0 +1,105 @@
+"""The channel over real sockets: descriptors, their number and kind, and the end of a conversation."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from gpop.privsep import channel, messages
+
+
+@pytest.fixture
+def ends():
+    """Both ends of a channel."""
+    ours, theirs = channel.pair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def open_descriptors():
+    """How many descriptors this process has."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+SERVE = {
+    "login_id": 1,
+    "account": b"joe",
+    "uid": 1000,
+    "gid": 1000,
+    "groups": [],
+    "home": b"/home/joe",
+    "maildir": b"/home/joe/Maildir",
+    "peer": "192.0.2.1",
+    "dialogue": 0,
+}
+
+
+def test_descriptors_arrive_and_are_closed_on_exec(ends):
+    """A descriptor that was sent is the receiver's own, and no program it starts inherits it."""
+    ours, theirs = ends
+    reading, writing = os.pipe()
+    channel.send(ours, messages.encode(messages.ATTACH), [writing])
+    os.close(writing)
+    frame, fds = channel.receive(theirs)
+    assert frame.kind == messages.ATTACH
+    assert not os.get_inheritable(fds[0])
+    os.write(fds[0], b"through")
+    channel.close_all(fds)
+    assert os.read(reading, 100) == b"through"
+    os.close(reading)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 5])
+def test_any_other_number_of_descriptors_is_refused_and_none_leaks(ends, count):
+    """SERVE takes exactly two; with any other number they are closed and the frame refused."""
+    ours, theirs = ends
+    before = open_descriptors()
+    channel.send(ours, messages.encode(messages.SERVE, **SERVE), [0] * count)
+    with pytest.raises(messages.BadFrame):
+        channel.receive(theirs)
+    assert open_descriptors() == before
+
+
+def test_descriptors_with_a_malformed_frame_do_not_leak(ends):
+    """Octets that are no frame take their descriptors with them."""
+    ours, theirs = ends
+    before = open_descriptors()
+    channel.send(ours, b"no frame", [0])
+    with pytest.raises(messages.BadFrame):
+        channel.receive(theirs)
+    assert open_descriptors() == before
+
+
+def test_a_frame_that_was_cut_short_is_refused(ends):
+    """A frame longer than the receiver asked for is not taken for a shorter one."""
+    ours, theirs = ends
+    channel.send(ours, messages.encode(messages.PIPELINED, octets=b"x" * 1000))
+    with pytest.raises(messages.BadFrame, match="cut short"):
+        channel.receive(theirs, 100)
+
+
+def test_the_end_of_the_other_process_is_the_end_of_the_conversation(ends):
+    """EOF is ChannelClosed, not an empty frame."""
+    ours, theirs = ends
+    ours.close()
+    with pytest.raises(channel.ChannelClosed):
+        channel.receive(theirs)
+
+
+def test_login_descriptors_are_a_stream_and_a_channel(ends, tmp_path):
+    """A taken-over front can't pass a file, a pipe, a listening or a datagram socket as a client."""
+    ours, theirs = ends
+    stream, other = socket.socketpair()
+    listening = socket.create_server(("127.0.0.1", 0))
+    datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    file = open(tmp_path / "file", "wb")
+    with stream, other, listening, datagrams, file:
+        channel.check_login_descriptors([stream.fileno(), ours.fileno()])
+        for wrong in (listening, datagrams, file, ours):
+            with pytest.raises(messages.BadFrame):
+                channel.check_login_descriptors([wrong.fileno(), ours.fileno()])
+        for wrong in (stream, listening, file):
+            with pytest.raises(messages.BadFrame):
+                channel.check_login_descriptors([stream.fileno(), wrong.fileno()])
