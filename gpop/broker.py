@@ -306,7 +306,7 @@ class Broker:
             return
         again = generation.ended(process, time.monotonic())
         if again is not None:
-            fields = {"ended": process.name, "pid": process.pid, "restart_in_s": again}
+            fields: dict[str, Any] = {"ended": process.name, "pid": process.pid, "restart_in_s": again}
             self.log.write("process_ended", "error", **fields, **_exit_fields(status))
         elif not generation.processes() and generation in self.generations:
             self.generations.remove(generation)
@@ -321,7 +321,7 @@ class Broker:
         old = [other for other in self.generations if other.state == SERVING and other is not generation]
         for other in old:
             other.drain(at_once=False)
-        fields = {"listen": self.addresses(), "fronts": self.settings.fronts, "pid": os.getpid()}
+        fields: dict[str, Any] = {"listen": self.addresses(), "fronts": self.settings.fronts, "pid": os.getpid()}
         if old:
             self.log.write("reload_finished", **fields)
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 
 from gpop import __version__
 
@@ -29,9 +30,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="gpop", description="A POP3 server for Maildir stores.")
     parser.add_argument("--version", action="version", version=f"gpop {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    wanted = [name for name in COMMANDS if name in (sys.argv[1:] if arguments is None else arguments)]
     for name, (module, text) in COMMANDS.items():
-        command = importlib.import_module(module)
-        command.add_arguments(commands.add_parser(name, help=text, description=text))
+        described = commands.add_parser(name, help=text, description=text)
+        # Only the command that was asked for is loaded.
+        if name in wanted:
+            importlib.import_module(module).add_arguments(described)
     parsed = parser.parse_args(arguments)
     status: int = importlib.import_module(COMMANDS[parsed.command][0]).run(parsed)
     return status

@@ -132,3 +132,9 @@ def _comment(text: str) -> Iterator[str]:
             yield "#"
         for line in textwrap.wrap(paragraph, WIDTH - 2, break_long_words=False, break_on_hyphens=False):
             yield f"# {line}"
+
+
+def reference_rows() -> Iterator[str]:
+    """Return the rows of the table in docs/configuration.md."""
+    for setting in SETTINGS:
+        yield f"| `{setting.key}` | `{json.dumps(setting.default)}` | {setting.kind.words} |"

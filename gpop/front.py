@@ -222,7 +222,7 @@ class Connection:
     ) -> None:
         """Log and say that there is no session; the connection stays in AUTHORIZATION."""
         # Nobody refused and nobody served: the process that had the login is dead.
-        gone = {"code": "SYS/TEMP", "reason": "session_gone" if outcome.accepted else "auth_gone"}
+        gone: dict[str, Any] = {"code": "SYS/TEMP", "reason": "session_gone" if outcome.accepted else "auth_gone"}
         refused = outcome.refused or gone
         self.refusals += 1
         self.log(

@@ -39,10 +39,11 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The login is `account`; `source` said so."""
+    """The login is `account`; `source` said so, the one at place `origin` in the config."""
 
     account: Account
     source: str
+    origin: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,8 @@ import hmac
 import os
 import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
-from gpop.accounts.account import Account
+from gpop.accounts.account import Accepted
 
 SYSTEM_FILES = (
     "/etc/shadow",
@@ -39,14 +38,6 @@ UNSETTLED_S = 2.0
 STAT_FIELDS = ("st_ctime_ns", "st_mtime_ns", "st_dev", "st_ino", "st_size", "st_mode", "st_uid")
 
 
-@dataclass(frozen=True, slots=True)
-class CachedLogin:
-    """What a hit answers, with the name of the source that said so."""
-
-    account: Account
-    source: str
-
-
 class AuthCache:
     """
     At most `max_entries` logins, each for `lifetime_s`; `sources` describes who decides logins here.
@@ -59,13 +50,13 @@ class AuthCache:
         self._sources = sources.encode()
         self._lifetime_s = lifetime_s
         self._max_entries = max_entries
-        # (name, peer) -> (hash over everything, when it ends, what it answers); oldest first.
-        self._entries: dict[tuple[bytes, str], tuple[bytes, float, CachedLogin]] = {}
+        # (name, peer) -> (hash over everything, when it ends, what the source said); oldest first.
+        self._entries: dict[tuple[bytes, str], tuple[bytes, float, Accepted]] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def look_up(self, name: bytes, password: bytes, peer: str, now: float) -> CachedLogin | None:
+    def look_up(self, name: bytes, password: bytes, peer: str, now: float) -> Accepted | None:
         """Return what was said about exactly this login, None if nothing is known that still holds."""
         entry = self._entries.get((name, peer))
         if entry is None:
@@ -76,11 +67,11 @@ class AuthCache:
         matches = hmac.compare_digest(entry[0], self._hash(name, password, peer))
         return entry[2] if matches else None
 
-    def store(self, name: bytes, password: bytes, peer: str, login: CachedLogin, now: float) -> None:
+    def store(self, name: bytes, password: bytes, peer: str, verdict: Accepted, now: float) -> None:
         """Keep a login that a source has just accepted."""
         key = (name, peer)
         self._entries.pop(key, None)  # so that it goes to the end: the dictionary is in order of age
-        self._entries[key] = (self._hash(name, password, peer), now + self._lifetime_s, login)
+        self._entries[key] = (self._hash(name, password, peer), now + self._lifetime_s, verdict)
         while len(self._entries) > self._max_entries:
             del self._entries[next(iter(self._entries))]
 

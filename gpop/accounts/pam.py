@@ -134,9 +134,18 @@ def _lines(path: str) -> list[str]:
     return [line for line in text.splitlines() if not line.lstrip().startswith("#")]
 
 
-def warm() -> None:
-    """Find and load libpam now (python-pam starts other programs to find it), once for all checkers."""
-    pam.PamAuthenticator()
+def warm(service: str) -> pam.PamAuthenticator:
+    """
+    Do now, once for all checkers, what each of them would do: find libpam, load the modules.
+
+    Finding it starts other programs. Loaded modules stay loaded as long as what is returned is
+    kept: it holds an open handle of `service`, which nobody ever asks anything. A module that
+    is replaced on disk is used from the next reload on, the service's file at once.
+    """
+    authenticator = pam.PamAuthenticator()
+    authenticator.pam_authenticate = lambda _handle, _flags: pam.PAM_IGNORE
+    authenticator.authenticate(b"gpop", b"", service.encode(), encoding="latin-1", call_end=False)
+    return authenticator
 
 
 def check(service: str, name: bytes, password: bytes, peer: str) -> Answer:

@@ -24,6 +24,7 @@ from gpop.accounts.hashes import HashNotUsable, StoredPassword
 MAX_FILE_OCTETS = 64 * 1024 * 1024
 MAX_LINE_OCTETS = 4096
 MAX_NAME_OCTETS = 255  # as in a LOGIN frame
+NOT_IN_NAMES = bytes(range(0x21)) + b"\x7f"
 MAX_PROBLEMS = 100  # reported one by one; the rest is a number
 # A file changed this shortly before it was read may change again within the same clock tick.
 UNSETTLED_S = 2.0
@@ -87,8 +88,8 @@ def parse_line(line: bytes) -> Entry:
     if len(fields) < 6:
         raise LineNotUsable(f"{len(fields)} fields; at least user:password:uid:gid:gecos:home are needed")
     name, password, uid, gid, _gecos, home = fields[:6]
-    if not name or len(name) > MAX_NAME_OCTETS or any(octet <= 0x20 or octet == 0x7F for octet in name):
-        raise LineNotUsable(f"a user name has 1 to {MAX_NAME_OCTETS} octets, no blanks or control characters")
+    if not 0 < len(name.translate(None, NOT_IN_NAMES)) == len(name) <= MAX_NAME_OCTETS or name[:1] == b"#":
+        raise LineNotUsable(f"a user name has 1 to {MAX_NAME_OCTETS} octets, no blanks, controls, first #")
     if not home.startswith(b"/"):
         raise LineNotUsable(f"home {_shown(home)} is not an absolute path")
     _check_password_field(password)

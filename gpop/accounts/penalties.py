@@ -95,7 +95,7 @@ class PenaltyTable:
 
 
 def packed(peer: str) -> bytes:
-    """Return the octets of an address, 4 or 16 (4 of an IPv4 one in IPv6 clothes); of any other text, a hash."""
+    """Return the octets of an address, 4 or 16 (an IPv4 one in IPv6 clothes: 4); of other text, a hash."""
     try:
         return socket.inet_pton(socket.AF_INET, peer)
     except (OSError, ValueError):

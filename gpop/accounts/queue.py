@@ -46,11 +46,12 @@ class FairQueue(Generic[Item]):
         """Return the next item and give it a place, None if there is none or no place for it."""
         if self.occupied >= self.places:
             return None
-        for source, line in self._waiting.items():
+        for source in self._waiting:
             if self._occupied_by.get(source, 0) < self.places_per_source:
                 break
         else:
             return None
+        line = self._waiting[source]
         item = line.popleft()
         self.waiting -= 1
         if line:

@@ -10,7 +10,9 @@ refreshes them.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from gpop.accounts import hashes, nss, pam
@@ -114,11 +116,12 @@ class PamSource:
     def __init__(self, service: str, limits: Limits) -> None:
         self.service = service
         self._limits = limits
+        self._warmed: object = None
 
     def warm(self) -> None:
         """See `Source`."""
         hashes.warm()
-        pam.warm()
+        self._warmed = pam.warm(self.service)
         nss.warm()
 
     def watched_files(self) -> list[str]:
@@ -178,40 +181,41 @@ def _source(row: dict[str, Any], limits: Limits) -> Source:
     raise ValueError(f"accounts.sources: unknown type {row['type']!r}")
 
 
-def decide(sources: Sequence[Source], request: Request, only_kind: str = "") -> Verdict:
+def decide(sources: Sequence[Source], request: Request, only: int | None = None) -> Verdict:
     """
-    Ask `sources` in order and return the verdict; `only_kind` asks just those of a kind.
+    Ask `sources` in order and return the verdict; `only` asks just the one at that place.
 
     Raises nothing that a source may raise: an outage is a verdict too.
     """
-    verdict: Verdict | None = None
-    for source in sources:
-        if only_kind and source.kind != only_kind:
+    for origin, source in enumerate(sources):
+        if only is not None and origin != only:
             continue
         try:
             verdict = source.decide(request)
         except SourceUnavailable as error:
             return Refused(SYS_TEMP, "source_unavailable", source.kind, str(error))
+        if isinstance(verdict, Accepted):
+            return replace(verdict, origin=origin)
         if verdict is not None:
             break
-    if verdict is None:
+    else:
         verdict = Refused(AUTH, "unknown_user")
-    if isinstance(verdict, Refused) and verdict.reason in _NO_HASH_CHECKED:
-        _burn(request)
+    if verdict.reason in _NO_HASH_CHECKED and request.password:
+        with contextlib.suppress(hashes.HashNotUsable):  # without a crypt(3) there is nothing to hide behind
+            hashes.burn(request.password)
     return verdict
 
 
 # Refusals that came without the cost of a password check: see hashes.burn.
 _NO_HASH_CHECKED = frozenset(
-    "unknown_user uid_0 uid_too_low uid_not_valid gid_too_low gid_not_valid "
-    "other_user_without_root password_locked".split()
+    (
+        "unknown_user",
+        "uid_0",
+        "uid_too_low",
+        "uid_not_valid",
+        "gid_too_low",
+        "gid_not_valid",
+        "other_user_without_root",
+        "password_locked",
+    )
 )
-
-
-def _burn(request: Request) -> None:
-    if request.password is None:
-        return
-    try:
-        hashes.burn(request.password)
-    except hashes.HashNotUsable:
-        return  # without a crypt(3) that can, there is nothing to hide behind

@@ -11,9 +11,9 @@ from __future__ import annotations
 class MaildropError(Exception):
     """Something is wrong with the world; `errno` is the system's own number, 0 if it had none."""
 
-    def __init__(self, what: str, errno: int = 0) -> None:
+    def __init__(self, what: str, errno: int | None = 0) -> None:
         super().__init__(what)
-        self.errno = errno
+        self.errno = errno or 0
 
 
 class MaildropUnavailable(MaildropError):

@@ -20,6 +20,7 @@ FOLDERS = ("new", "cur")
 MAX_UNIQUE_ID_OCTETS = 70
 GRAPHIC = bytes(range(0x21, 0x7F))
 DIGITS = b"0123456789"
+HEX = b"0123456789abcdef"
 HASH_OCTETS = 20
 CONTENT_DIGEST_OCTETS = 32
 # A size in a name is believed up to this many digits (1 TB); a longer one is nonsense.
@@ -68,6 +69,11 @@ def twin_id(base: bytes, content_digest: bytes) -> bytes:
 def _hashed(octets: bytes) -> bytes:
     digest: str = blake2b(octets, digest_size=HASH_OCTETS).hexdigest()
     return digest.encode("ascii")
+
+
+def looks_hashed(shown: bytes) -> bool:
+    """Whether a unique-id may be one of the hashes; a base name hardly ever looks like one."""
+    return len(shown) >= 2 * HASH_OCTETS and not shown[: 2 * HASH_OCTETS].translate(None, HEX)
 
 
 def is_derived(shown: bytes, formula: bytes) -> bool:

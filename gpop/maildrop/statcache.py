@@ -39,8 +39,8 @@ MAX_MESSAGES = 2_000_000
 
 # Header flags
 RACY_NEW, RACY_CUR = 1, 2  # a change of this folder may have left its signature as it is
-INCOMPLETE = 4  # the table does not name every file that is a message
-KNOWN_FLAGS = RACY_NEW | RACY_CUR | INCOMPLETE
+LIST_BOTH = 4  # a refresh must list both folders: what is here does not say all about either
+KNOWN_FLAGS = RACY_NEW | RACY_CUR | LIST_BOTH
 RACY = (RACY_NEW, RACY_CUR)  # by folder
 
 # A message's flags in the table. Its folder (NEW, CUR) is the lowest bit.
@@ -110,28 +110,27 @@ class Header:
         "uidl_end",
     )
 
+    flags: int
+    boot_id: bytes
+    max_messages: int
+    count: int
+    body_crc: int
+    octets: int
+    clock_ns: int
+    new: Signature
+    cur: Signature
+    uidl_end: int
+    list_end: int
+    table_end: int
+    end: int
+
     def __init__(self, octets: bytes) -> None:
-        (
-            _magic,
-            _version,
-            _header_octets,
-            self.flags,
-            boot_id,
-            self.max_messages,
-            self.count,
-            self.body_crc,
-            self.octets,
-            self.clock_ns,
-            *signatures,
-            self.uidl_end,
-            self.list_end,
-            self.table_end,
-            self.end,
-            _header_crc,
-        ) = HEADER.unpack_from(octets)
-        self.boot_id: bytes = boot_id.rstrip(b"\0")
-        self.new: Signature = tuple(signatures[:4])
-        self.cur: Signature = tuple(signatures[4:])
+        fields = HEADER.unpack_from(octets)
+        self.flags, boot_id, self.max_messages, self.count, self.body_crc = fields[3:8]
+        self.boot_id = boot_id.rstrip(b"\0")
+        self.octets, self.clock_ns = fields[8:10]
+        self.new, self.cur = fields[10:14], fields[14:18]
+        self.uidl_end, self.list_end, self.table_end, self.end = fields[18:22]
 
     def facts(self) -> Facts:
         return Facts(self.boot_id, self.max_messages, self.clock_ns, self.flags, self.new, self.cur)
@@ -328,7 +327,9 @@ class Known:
 
     __slots__ = ("flags", "ids", "names", "octets")
 
-    def __init__(self, ids: list[bytes], octets: tuple[int, ...], flags: bytes, file_names: list[bytes]) -> None:
+    def __init__(
+        self, ids: list[bytes], octets: tuple[int, ...], flags: bytes, file_names: list[bytes]
+    ) -> None:
         self.ids = ids
         self.octets = octets
         self.flags = flags

@@ -15,7 +15,7 @@ from enum import Enum
 
 from gpop.pop3.commands import LINE_REFUSALS, State, capability_list, parse
 from gpop.pop3.decisions import Close, Login, RefusedLogin, Reply
-from gpop.pop3.wire import AUTH, LineError, err, multiline, ok
+from gpop.pop3.wire import LineError, err, multiline, ok
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,17 +29,17 @@ MAX_NAME_OCTETS = 255
 MAX_PASSWORD_OCTETS = 1024
 
 # The words for every refused login, whatever the reason: none may tell whether the name exists.
-LOGIN_REFUSED = err("wrong name or password", AUTH)
+LOGIN_REFUSED = err("Authentication failed", "AUTH")
 
 _CONTROLS = bytes((*range(0x20), 0x7F))
 
 _GOODBYE = Close(ok("goodbye"))
 _NAME_TAKEN = Reply(ok("now the password, with PASS"))
 _NAME_MISSING = Reply(err("USER needs a name"))
-_NAME_FIRST = Reply(err("the name first, with USER"))
-_UNKNOWN_MECHANISM = Reply(err("unknown mechanism"))
-_CANCELLED = Reply(err("authentication cancelled"))
-_BAD_BASE64 = Reply(err("not base64"))
+_NAME_FIRST = Reply(err("First the name, with USER"))
+_UNKNOWN_MECHANISM = Reply(err("Unknown mechanism"))
+_CANCELLED = Reply(err("Authentication cancelled"))
+_BAD_BASE64 = Reply(err("That is not base64"))
 _BAD_PLAIN = Reply(err("PLAIN needs authorization identity, name and password with NUL between them"))
 
 # "+ " and the challenge in base64 (RFC 5034 §4). The space stays when there is nothing to follow it: clients
@@ -130,7 +130,7 @@ class Authorization:
 
     def _auth(self, mechanism: bytes, initial_response: bytes | None) -> AuthorizationDecision:
         """Bare AUTH is in no RFC, but Outlook and others ask with it which mechanisms there are."""
-        if not mechanism:
+        if not mechanism and initial_response is None:
             names = [name.encode("ascii") for name in self._mechanisms]
             return Reply(multiline(ok("mechanisms follow"), names))
         name = mechanism.upper().decode("latin-1")

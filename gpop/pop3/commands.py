@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     Arguments = tuple[bytes | int | None, ...]
-    Shape = Callable[[bytes], "Arguments | Reply"]
+    Shape = Callable[[bytes], Arguments | Reply]
 
 # No maildrop and no message comes near 2**64; what is longer is not read as a number at all.
 MAX_DIGITS = 20
@@ -33,9 +33,9 @@ class State(Enum):
 # --- Shapes: what follows the keyword and its one space, as a tuple of arguments, or the reply refusing it.
 # Spaces at the end carry nothing and some clients send them; elsewhere one space is the rule (RFC 1939 §3).
 
-_UNWANTED_ARGUMENT = Reply(err("this command takes no argument"))
-_NO_NUMBER = Reply(err("a message-number is needed, in digits"))
-_NO_LINE_COUNT = Reply(err("a message-number and a line count are needed, in digits"))
+_UNWANTED_ARGUMENT = Reply(err("This command takes no argument"))
+_NO_NUMBER = Reply(err("A message-number is needed, in digits"))
+_NO_LINE_COUNT = Reply(err("A message-number and a line count are needed, in digits"))
 
 
 def no_argument(rest: bytes) -> Arguments | Reply:
@@ -112,8 +112,8 @@ COMMANDS = {
     )
 }
 
-_UNKNOWN = Reply(err("unknown command"))
-_ILLEGAL = {state: Reply(err(f"not a command of the {state.value} state")) for state in State}
+_UNKNOWN = Reply(err("Unknown command"))
+_ILLEGAL = {state: Reply(err(f"Not a command of the {state.value} state")) for state in State}
 LINE_REFUSALS = {error: Reply(err(error.value)) for error in LineError}
 
 

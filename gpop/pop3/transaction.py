@@ -33,8 +33,8 @@ if TYPE_CHECKING:
         def unmark_all(self) -> None: ...
 
 
-_NO_SUCH_MESSAGE = Reply(err("no such message"))
-_MARKED = Reply(err("message is marked as deleted"))
+_NO_SUCH_MESSAGE = Reply(err("No such message"))
+_MARKED = Reply(err("That message is marked as deleted"))
 _DONE = Reply(ok())
 _MARKED_NOW = Reply(ok("marked as deleted"))
 _UNMARKED = Reply(ok("no message is marked as deleted"))

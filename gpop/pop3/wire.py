@@ -24,21 +24,14 @@ MAX_REPLY_OCTETS = 512
 CRLF = b"\r\n"
 TERMINATOR = b".\r\n"
 
-# Response codes (RFC 2449 §8.1, RFC 3206). A client that reads AUTH asks its user for another password: never
-# for a fault.
-IN_USE = "IN-USE"
-SYS_TEMP = "SYS/TEMP"
-SYS_PERM = "SYS/PERM"
-AUTH = "AUTH"
-
 _PRINTABLE = bytes(octet if 0x20 <= octet <= 0x7E else ord("?") for octet in range(256))
 
 
 class LineError(Enum):
     """What `LineReader.next_line` returns in place of a line that is no command, whatever it holds."""
 
-    TOO_LONG = "line too long"
-    HAS_NUL = "NUL in line"
+    TOO_LONG = "That line is too long"
+    HAS_NUL = "That line holds a NUL"
 
 
 class LineReader:
@@ -89,11 +82,13 @@ class LineReader:
         return rest
 
     def _unfinished(self) -> LineError | None:
-        refused = not self._discarding and len(self._octets) - self._start >= self._limit(self._start)
-        if refused or self._discarding:
+        if self._discarding:
+            self.take_rest()
+        elif len(self._octets) - self._start >= self._limit(self._start):
+            self.take_rest()
             self._discarding = True
-            self._octets, self._start = b"", 0
-        return LineError.TOO_LONG if refused else None
+            return LineError.TOO_LONG
+        return None
 
     def _limit(self, start: int) -> int:
         long = self.sasl_response or self._octets[start : start + 5].upper() == b"AUTH "
@@ -106,7 +101,12 @@ def ok(text: str = "") -> bytes:
 
 
 def err(text: str, code: str = "") -> bytes:
-    """Return the line `-ERR text`, or `-ERR [code] text` (RFC 2449 §8)."""
+    """
+    Return the line `-ERR text`, or `-ERR [code] text`.
+
+    Codes are IN-USE (RFC 2449 §8.1.2), SYS/TEMP, SYS/PERM and AUTH (RFC 3206). A client that reads AUTH asks
+    its user for another password, so it is never said for a fault.
+    """
     text = text.lstrip(" [")
     return _reply(b"-ERR", f"[{code}] {text}" if code else text)
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import settings
 from hypothesis import strategies as st
 
-# No deadline: a busy machine is not a fault of the code.
-quick = settings(deadline=None, max_examples=300)
+# Cheap examples, so many of them; no deadline: a busy machine is not a fault of the code.
+thorough = settings(deadline=None, max_examples=300)
 
-_PIECES = [b"\n", b"\r\n", b"\r", b".", b"..", b"a", b"\n\n", b"\r\n\r\n", b"\n.", b"\0", b"\xff", b"Subject: x"]
+_PIECES = [b"\n", b"\r\n", b"\r", b".", b"..", b"a", b"\n\n", b"\r\n\r\n", b"\n.", b"\0", b"\xff", b"To: x"]
 
 messages = st.lists(st.sampled_from(_PIECES) | st.binary(max_size=4), max_size=24).map(b"".join)
 
 _KEYWORDS = b"USER PASS AUTH CAPA STAT LIST UIDL RETR TOP DELE RSET NOOP QUIT APOP STLS".split()
 _ARGUMENTS = [
-    *(b"", b" ", b"tim", b"1", b"2", b"0", b"00001", b"-1", b"+1", b"1 0", b"1 1", b"1 x", b"4294967297", b"9" * 30),
+    *(b"", b" ", b"tim", b"1", b"2", b"0", b"00001", b"-1", b"1 0", b"1 1", b"1 x", b"4294967297", b"9" * 30),
     *(b"PLAIN", b"login", b"PLAIN =", b"PLAIN AHRpbQBzZWNyZXQ=", b"LOGIN dGlt", b"X-NONE", b"\xff\xfe"),
 ]
 _commands = st.tuples(st.sampled_from(_KEYWORDS), st.sampled_from(_ARGUMENTS)).map(b" ".join)
@@ -31,7 +33,7 @@ client_octets = st.lists(
 def pieces(octets: bytes, cuts: list[int]) -> list[bytes]:
     """Cut `octets` at the places that `cuts`, any numbers, fall on."""
     places = sorted({0, len(octets), *(cut % (len(octets) + 1) for cut in cuts)})
-    return [octets[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [octets[start:end] for start, end in itertools.pairwise(places)]
 
 
 cuts = st.lists(st.integers(0, 1 << 16), max_size=6)

@@ -90,12 +90,11 @@ def test_the_end_of_the_other_process_is_the_end_of_the_conversation(ends):
 
 def test_login_descriptors_are_a_stream_and_a_channel(ends, tmp_path):
     """A taken-over front can't pass a file, a pipe, a listening or a datagram socket as a client."""
-    ours, theirs = ends
+    ours, _ = ends
     stream, other = socket.socketpair()
     listening = socket.create_server(("127.0.0.1", 0))
     datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    file = open(tmp_path / "file", "wb")
-    with stream, other, listening, datagrams, file:
+    with stream, other, listening, datagrams, open(tmp_path / "file", "wb") as file:
         channel.check_login_descriptors([stream.fileno(), ours.fileno()])
         for wrong in (listening, datagrams, file, ours):
             with pytest.raises(messages.BadFrame):

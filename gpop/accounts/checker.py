@@ -1,0 +1,171 @@
+"""
+EDGE: the checker, a process for one login: asks the sources and ends.
+
+A PAM module may sleep, leak or crash; here it does so alone, under a deadline, with no
+descriptor of any client. `start` forks it from auth, `Checker.read` takes its verdict from
+a pipe: one small bounded frame. Whatever a checker does wrong is [SYS/TEMP] for its login.
+Executed as root.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import struct
+from collections.abc import Iterable, Sequence
+
+from gpop.accounts.account import SYS_TEMP, Accepted, Account, Refused, Verdict
+from gpop.accounts.sources import Request, Source, decide
+
+LENGTH = struct.Struct("!I")
+# Groups and two paths of the greatest length, as JSON, every octet escaped.
+MAX_RESULT_OCTETS = 128 * 1024
+MAX_DETAIL_CHARACTERS = 500
+DIED = Refused(SYS_TEMP, "checker_died", detail="the checker ended without a verdict")
+
+
+class Checker:
+    """
+    A running checker, as auth sees it: `pid` (to be reaped by the caller), `fd` to read from.
+
+    `fd` never blocks. It belongs to this object until `close`.
+    """
+
+    __slots__ = ("_octets", "deadline_s", "fd", "pid")
+
+    def __init__(self, pid: int, fd: int, deadline_s: float) -> None:
+        self.pid = pid
+        self.fd = fd
+        self.deadline_s = deadline_s
+        self._octets = b""
+
+    def read(self) -> Verdict | None:
+        """Take what has come; return the verdict when it is whole, `DIED` at an early end, None to wait."""
+        try:
+            octets = os.read(self.fd, MAX_RESULT_OCTETS)
+        except BlockingIOError:
+            return None
+        self._octets += octets
+        if not octets:
+            return DIED
+        if len(self._octets) < LENGTH.size:
+            return None
+        length = LENGTH.unpack_from(self._octets)[0]
+        if length > MAX_RESULT_OCTETS:
+            return DIED
+        body = self._octets[LENGTH.size :]
+        return decode(body) if len(body) >= length else None
+
+    def close(self) -> None:
+        """Give up the pipe."""
+        os.close(self.fd)
+
+    def kill(self) -> None:
+        """End it, whatever it is doing."""
+        os.kill(self.pid, signal.SIGKILL)
+
+
+def start(
+    sources: Sequence[Source], request: Request, only: int | None, keep: Iterable[int], deadline_s: float
+) -> Checker:
+    """
+    Fork a checker for `request`. Of auth's descriptors it keeps 0-2 and `keep`.
+
+    Raises:
+        OSError: no process or descriptor to be had.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(reader)
+        os.close(writer)
+        raise
+    if pid == 0:
+        _run(sources, request, only, writer, keep)
+    os.close(writer)
+    os.set_blocking(reader, False)
+    return Checker(pid, reader, deadline_s)
+
+
+def _run(
+    sources: Sequence[Source], request: Request, only: int | None, writer: int, keep: Iterable[int]
+) -> None:
+    """The checker's whole life; never returns. Its outermost handler: a fault is a verdict too."""
+    try:
+        gc.disable()  # it ends soon; a collection would only copy auth's pages
+        close_all_but(sorted({0, 1, 2, writer, *keep}))
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        try:
+            verdict = decide(sources, request, only)
+        except Exception as error:
+            verdict = Refused(SYS_TEMP, "checker_fault", detail=place(error))
+        body = encode(verdict)
+        octets = memoryview(LENGTH.pack(len(body)) + body)
+        while octets:
+            octets = octets[os.write(writer, octets) :]
+    finally:
+        os._exit(0)
+
+
+def place(error: BaseException) -> str:
+    """
+    Name an error and where it came from.
+
+    Its text and the frames' values stay out: one of them may be a password.
+    """
+    where = error.__traceback__
+    while where and where.tb_next:
+        where = where.tb_next
+    if where is None:
+        return type(error).__name__
+    file_name = os.path.basename(where.tb_frame.f_code.co_filename)
+    return f"{type(error).__name__} at {file_name}:{where.tb_lineno}"
+
+
+def close_all_but(keep: Sequence[int]) -> None:
+    """Close every descriptor but `keep` (ascending): those of other logins above all."""
+    after = 0
+    for fd in keep:
+        if after < fd:  # closerange(0, 0) of CPython 3.11 closes everything there is
+            os.closerange(after, fd)
+        after = fd + 1
+    os.closerange(after, os.sysconf("SC_OPEN_MAX"))
+
+
+def encode(verdict: Verdict) -> bytes:
+    """Return a verdict as octets."""
+    if isinstance(verdict, Refused):
+        detail = verdict.detail[:MAX_DETAIL_CHARACTERS]
+        return json.dumps([verdict.code, verdict.reason, verdict.source, detail]).encode()
+    account = verdict.account
+    row = [
+        account.name.decode("latin-1"),
+        account.uid,
+        account.gid,
+        list(account.groups),
+        account.home.decode("latin-1"),
+        account.maildir.decode("latin-1"),
+        verdict.source,
+        verdict.origin,
+    ]
+    return json.dumps(row).encode()
+
+
+def decode(octets: bytes) -> Verdict:
+    """Return the verdict that `octets` are, `DIED` if they are none."""
+    try:
+        match json.loads(octets):
+            case [str(code), str(reason), str(source), str(detail)]:
+                return Refused(code, reason, source, detail)
+            case [str(name), int(uid), int(gid), list(groups), str(home), str(maildir), str(source), int(at)]:
+                paths = home.encode("latin-1"), maildir.encode("latin-1")
+                account = Account(name.encode("latin-1"), uid, gid, tuple(map(int, groups)), *paths)
+                return Accepted(account, source, at)
+    except ValueError:
+        return DIED
+    return DIED

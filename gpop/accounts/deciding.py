@@ -1,0 +1,405 @@
+"""
+What happens to a login in auth, from its frame to its verdict.
+
+    penalty? -> held ─┐
+                      ├-> auth cache? -> accepted
+                      └-> waits for a place -> checker -> accepted
+                                                       └> refused, said at the fixed time
+
+`Decider` moves attempts along this way; it has no loop of its own: the process around it
+(auth.py) calls `submit`, `tick` and the two `checker_…` methods, tells it the time, and
+sends what `answer` is called with. Everything that waits is bounded, in number and in
+time. It knows no frames and no sockets. Executed by auth, as root.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gpop import events
+from gpop.accounts import checker
+from gpop.accounts.account import AUTH, SYS_TEMP, Accepted, Refused, Verdict
+from gpop.accounts.cache import SYSTEM_FILES, AuthCache, CacheWatch
+from gpop.accounts.passwdfile import PasswdFile
+from gpop.accounts.penalties import PenaltyTable, source_of
+from gpop.accounts.queue import FairQueue
+from gpop.accounts.sources import PasswdFileSource, Request, Source
+
+if TYPE_CHECKING:
+    from gpop.config import AuthSettings
+
+MAX_HELD = 1024
+# What one penalised address may have on hold: a NAT with some users needs a few, and every one
+# is one guess per delay for a guesser.
+MAX_HELD_PER_SOURCE = 8
+MAX_WAITING = 1024
+MAX_WAITING_PER_SOURCE = 64
+# Front and auth share a clock; more than this between them is not to be believed.
+MAX_FRAME_AGE_S = 60.0
+
+HELD, WAITING, CHECKED, REFUSING, DONE = range(5)
+
+
+class Attempt:
+    """One login on its way. `owner` is the conversation it came by; of `carried` only auth.py knows."""
+
+    __slots__ = (
+        "arrived_s",
+        "cached",
+        "carried",
+        "decided_s",
+        "generation",
+        "name",
+        "owner",
+        "password",
+        "peer",
+        "received_s",
+        "source",
+        "stage",
+        "trusted",
+        "verdict",
+        "wait_until_s",
+        "was_held",
+    )
+
+    def __init__(
+        self, name: bytes, password: bytes, peer: str, received_s: float, owner: object, carried: Any
+    ) -> None:
+        self.name = name
+        self.password = password
+        self.peer = peer
+        self.received_s = received_s
+        self.owner = owner
+        self.carried = carried
+        self.source = source_of(peer)
+        self.trusted = False
+        self.arrived_s = self.decided_s = self.wait_until_s = 0.0
+        self.stage = DONE
+        self.was_held = False
+        self.cached: Accepted | None = None
+        self.generation = 0
+        self.verdict: Verdict | None = None
+
+    def __repr__(self) -> str:
+        return f"<Attempt {self.name!r} from {self.peer}>"
+
+
+Answer = Callable[[Attempt, Verdict], None]
+
+
+class Decider:
+    """
+    Decides attempts with `sources`; `answer(attempt, verdict)` is called once for each, when it is time.
+
+    `watch_fd` and `unwatch_fd` are told of descriptors from which `checker_readable` wants to
+    read, `keep` are descriptors that the system's libraries hold and checkers need.
+    """
+
+    def __init__(
+        self,
+        settings: AuthSettings,
+        sources: Sequence[Source],
+        log: events.Log,
+        answer: Answer,
+        watch_fd: Callable[[int], None],
+        unwatch_fd: Callable[[int], None],
+        keep: Iterable[int] = (),
+        max_pending: int = 4096,
+    ) -> None:
+        self.settings = settings
+        self.sources = sources
+        self.log = log
+        self.max_pending = max_pending
+        self._answer = answer
+        self._watch_fd = watch_fd
+        self._unwatch_fd = unwatch_fd
+        self._keep = tuple(keep)
+        self._passwd_files = [source.file for source in sources if isinstance(source, PasswdFileSource)]
+        self.penalties = PenaltyTable(
+            secrets.token_bytes(32), settings.trusted_networks, settings.penalty_forget_s
+        )
+        self.cache: AuthCache | None = None
+        if settings.cache_enabled:
+            described = "\0".join(repr(sorted(source.items())) for source in settings.sources)
+            self.cache = AuthCache(described, settings.cache_lifetime_s, settings.cache_max_entries)
+        self.watch = CacheWatch(self._watched_files)
+        self.pending: dict[Attempt, None] = {}
+        self._queue: FairQueue[Attempt] = FairQueue(settings.max_checks, MAX_WAITING, MAX_WAITING_PER_SOURCE)
+        self._waiting: dict[Attempt, None] = {}  # all wait equally long: the first has waited longest
+        self._timed: list[tuple[float, int, Attempt]] = []  # a heap: held, and refusals to be said
+        self._counter = itertools.count()
+        self._held: dict[bytes, int] = {}
+        self._running: dict[int, tuple[checker.Checker, Attempt]] = {}  # by pipe
+        self._unreaped: dict[int, tuple[checker.Checker, bytes]] = {}  # by pid, with its source
+
+    def _watched_files(self) -> list[str]:
+        return [*SYSTEM_FILES, *(path for source in self.sources for path in source.watched_files())]
+
+    # The way of an attempt
+
+    def submit(self, attempt: Attempt, now: float) -> None:
+        """Take in an attempt that has just come; answers at once where it can."""
+        attempt.arrived_s = now
+        attempt.received_s = min(now, max(attempt.received_s, now - MAX_FRAME_AGE_S))
+        attempt.trusted = self.penalties.is_trusted(attempt.peer)
+        delay = self._delay_s(attempt, now)
+        if len(self.pending) >= self.max_pending:
+            self._settle(attempt, Refused(SYS_TEMP, "too_many_logins"), now)
+        elif delay:
+            self._hold(attempt, delay, now)
+        else:
+            self._consider(attempt, now)
+
+    def _delay_s(self, attempt: Attempt, now: float) -> float:
+        return 0.0 if attempt.trusted else self.penalties.delay_s(attempt.source, now)
+
+    def _hold(self, attempt: Attempt, delay: float, now: float) -> None:
+        """Let an attempt of a penalised source wait before anything is looked at."""
+        held = self._held.get(attempt.source, 0)
+        if held >= MAX_HELD_PER_SOURCE or sum(self._held.values()) >= MAX_HELD:
+            self._settle(attempt, Refused(SYS_TEMP, "too_many_attempts"), now)
+            return
+        self._held[attempt.source] = held + 1
+        attempt.was_held = True
+        self._enter(attempt, HELD)
+        heapq.heappush(self._timed, (now + delay, next(self._counter), attempt))
+
+    def _release(self, attempt: Attempt) -> None:
+        left = self._held[attempt.source] - 1
+        if left:
+            self._held[attempt.source] = left
+        else:
+            del self._held[attempt.source]
+
+    def _enter(self, attempt: Attempt, stage: int) -> None:
+        attempt.stage = stage
+        self.pending[attempt] = None
+
+    def _consider(self, attempt: Attempt, now: float) -> None:
+        """Look into the auth cache; else let the attempt wait for a checker."""
+        if not _is_login(attempt):
+            self._settle(attempt, Refused(AUTH, "malformed_login"), now)
+            return
+        cached = self._look_up(attempt, now) if self.cache is not None else None
+        if cached is not None:
+            if not (self.settings.cache_always_check_account and cached.source == "pam"):
+                self._finish(attempt, Accepted(cached.account, "cache", cached.origin))
+                return
+            attempt.cached = cached
+        if not self._queue.put(attempt.source, attempt):
+            self._settle(attempt, Refused(SYS_TEMP, "checks_exhausted"), now)
+            return
+        attempt.wait_until_s = now + self.settings.check_timeout_s
+        self._enter(attempt, WAITING)
+        self._waiting[attempt] = None
+        self._dispatch(now)
+
+    def _dispatch(self, now: float) -> None:
+        """Start checkers for whom it is the turn, while there are places."""
+        while (attempt := self._queue.take()) is not None:
+            del self._waiting[attempt]
+            # It came when its source had no penalty yet, and has one now: a burst of guesses.
+            delay = 0.0 if attempt.was_held else self._delay_s(attempt, now)
+            if delay:
+                self._queue.give_back(attempt.source)
+                self._hold(attempt, delay, now)
+            else:
+                self._start_checker(attempt, now)
+
+    def _start_checker(self, attempt: Attempt, now: float) -> None:
+        self._refresh()
+        if self.cache is not None:
+            self._drop_if_changed(self.watch.changed_now())
+            attempt.generation = self.watch.generation
+        cached = attempt.cached
+        request = Request(attempt.name, None if cached else attempt.password, attempt.peer)
+        only = cached.origin if cached else None
+        deadline_s = now + self.settings.check_timeout_s
+        try:
+            started = checker.start(self.sources, request, only, self._keep, deadline_s)
+        except OSError as error:
+            self._queue.give_back(attempt.source)
+            self._settle(attempt, Refused(SYS_TEMP, "fork_failed", detail=os.strerror(error.errno or 0)), now)
+            return
+        attempt.stage = CHECKED
+        self._running[started.fd] = (started, attempt)
+        self._unreaped[started.pid] = (started, attempt.source)
+        self._watch_fd(started.fd)
+
+    def _settle(self, attempt: Attempt, verdict: Verdict, now: float) -> None:
+        """Act on a verdict: remember what must be, and answer now or when it is time."""
+        if isinstance(verdict, Refused) and verdict.code == AUTH:
+            self._note_refusal(attempt, now)
+        if attempt.stage == DONE and attempt in self.pending:
+            # Whom the answer was for has gone meanwhile.
+            del self.pending[attempt]
+            attempt.password = b""
+            return
+        if isinstance(verdict, Accepted):
+            self._finish(attempt, self._note_acceptance(attempt, verdict, now))
+        elif verdict.code == AUTH:
+            attempt.verdict, attempt.decided_s = verdict, now
+            self._enter(attempt, REFUSING)
+            heapq.heappush(self._timed, (self._refusal_due_s(attempt, now), next(self._counter), attempt))
+        else:
+            if verdict.source or verdict.detail:
+                fields = {"reason": verdict.reason, "source": verdict.source, "detail": verdict.detail}
+                self.log.write("auth_fault", "error", **fields)
+            self._finish(attempt, verdict)
+
+    def _refusal_due_s(self, attempt: Attempt, now: float) -> float:
+        """
+        Return when a refusal is said: at a fixed time after PASS, or the next multiple of it.
+
+        So its time does not tell an unknown name from a wrong password.
+        """
+        step = self.settings.refusal_time_s
+        if step <= 0:
+            return now
+        return attempt.received_s + max(1, math.ceil((now - attempt.received_s) / step)) * step
+
+    def _note_refusal(self, attempt: Attempt, now: float) -> None:
+        if attempt.cached is not None and self.cache is not None:
+            self.cache.forget(attempt.name, attempt.peer)
+        if attempt.trusted:
+            return
+        delay = self.penalties.failed(attempt.source, attempt.name, attempt.password, now)
+        if delay:
+            self.log.write("penalty_raised", peer=attempt.peer, delay_s=delay)
+
+    def _note_acceptance(self, attempt: Attempt, verdict: Accepted, now: float) -> Accepted:
+        """Keep an acceptance in the cache, if nothing it may rest on has changed since the check began."""
+        if attempt.cached is not None:
+            return Accepted(verdict.account, "cache", verdict.origin)
+        if self.cache is not None:
+            self._drop_if_changed(self.watch.changed_now())
+            if attempt.generation == self.watch.generation and self.watch.settled(time.time()):
+                self.cache.store(attempt.name, attempt.password, attempt.peer, verdict, now)
+        return verdict
+
+    def _finish(self, attempt: Attempt, verdict: Verdict) -> None:
+        attempt.stage = DONE
+        attempt.password = b""
+        self.pending.pop(attempt, None)
+        self._answer(attempt, verdict)
+
+    # The cache and the files behind it
+
+    def _look_up(self, attempt: Attempt, now: float) -> Accepted | None:
+        assert self.cache is not None
+        changed = self.watch.changed(now)
+        if changed:
+            self._drop_if_changed(changed)
+        return self.cache.look_up(attempt.name, attempt.password, attempt.peer, now)
+
+    def _drop_if_changed(self, path: str) -> None:
+        if path and self.cache is not None:
+            count = self.cache.clear()
+            self.log.write("auth_cache_dropped", reason="file_changed", path=path, entries=count)
+
+    def _refresh(self) -> None:
+        for file in self._passwd_files:
+            if file.refresh():
+                report_passwd_file(self.log, file)
+
+    # What the process calls
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        while self._timed and self._timed[0][0] <= now:
+            attempt = heapq.heappop(self._timed)[2]
+            if attempt.stage == HELD:
+                self._release(attempt)
+                self._consider(attempt, now)
+            elif attempt.stage == REFUSING and attempt.verdict is not None:
+                self._finish(attempt, attempt.verdict)
+        while self._waiting and (first := next(iter(self._waiting))).wait_until_s <= now:
+            del self._waiting[first]
+            self._queue.remove(first.source, first)
+            self._settle(first, Refused(SYS_TEMP, "checks_exhausted"), now)
+        for pid in [pid for pid, (started, _) in self._unreaped.items() if started.deadline_s <= now]:
+            self._overdue(self._unreaped[pid][0], now)
+
+    def _overdue(self, started: checker.Checker, now: float) -> None:
+        started.kill()
+        started.deadline_s = math.inf
+        if started.fd in self._running:
+            detail = f"no answer within {self.settings.check_timeout_s:g} s"
+            self._checked(started.fd, Refused(SYS_TEMP, "check_timeout", detail=detail), now)
+
+    def due_s(self) -> float | None:
+        """Return when `tick` has to be called next, None for not before something else happens."""
+        times = [started.deadline_s for started, _ in self._unreaped.values()]
+        if self._timed:
+            times.append(self._timed[0][0])
+        if self._waiting:
+            times.append(next(iter(self._waiting)).wait_until_s)
+        return min(times, default=None)
+
+    def checker_readable(self, fd: int, now: float) -> None:
+        """Read what a checker says on `fd`."""
+        verdict = self._running[fd][0].read()
+        if verdict is not None:
+            self._checked(fd, verdict, now)
+
+    def _checked(self, fd: int, verdict: Verdict, now: float) -> None:
+        started, attempt = self._running.pop(fd)
+        self._unwatch_fd(fd)
+        started.close()
+        self._settle(attempt, verdict, now)
+
+    def checkers_ended(self, now: float) -> None:
+        """Reap checkers that ended; only then their places are free, so that what hangs counts."""
+        for pid, (_, source) in list(self._unreaped.items()):
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                del self._unreaped[pid]
+                self._queue.give_back(source)
+        self._dispatch(now)
+
+    def abandon(self, owner: object) -> list[Attempt]:
+        """
+        Forget the attempts of a conversation that ended; returns them, for what they carry.
+
+        A check that runs goes on: what it finds still counts as a failure of its source.
+        """
+        gone = [attempt for attempt in self.pending if attempt.owner is owner and attempt.stage != DONE]
+        for attempt in gone:
+            stage, attempt.stage = attempt.stage, DONE
+            if stage == HELD:
+                self._release(attempt)
+            elif stage == WAITING:
+                del self._waiting[attempt]
+                self._queue.remove(attempt.source, attempt)
+            if stage != CHECKED:
+                del self.pending[attempt]
+                attempt.password = b""
+        return gone
+
+    def end(self) -> None:
+        """Kill the checkers that are left."""
+        for started, _ in self._unreaped.values():
+            started.kill()
+
+
+def _is_login(attempt: Attempt) -> bool:
+    """A name that no front lets through can belong to nobody; no source is asked about it."""
+    name = attempt.name
+    return bool(name) and not any(octet < 0x20 or octet == 0x7F for octet in name)
+
+
+def report_passwd_file(log: events.Log, file: PasswdFile) -> None:
+    """Log that a passwd-file was read, or can't be, and which of its lines are of no use."""
+    if file.fault:
+        fields = {"source": PasswdFileSource.kind, "path": file.path, "detail": file.fault}
+        log.write("auth_fault", "error", reason="passwd_file_unreadable", **fields)
+        return
+    log.write("passwd_file_read", path=file.path, accounts=len(file), problems=file.problem_count)
+    for line, text in file.problems:
+        log.write("passwd_file_problem", "warning", path=file.path, line=line, problem=text)

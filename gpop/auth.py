@@ -1,0 +1,455 @@
+"""
+PROCESS: auth. Root; decides who a login is.
+
+Takes LOGIN frames from fronts, each with the client's stream and one end of the session
+channel, has accounts.deciding decide them, and answers: a refusal goes to the front on the
+session channel, an accepted login with both descriptors to the broker. It holds the two
+descriptors as long as it decides and closes them whatever happens. One poll loop, which
+never waits for a front, a checker, PAM or a file system of a user's; passwords live here
+and in checkers, in no other process of root's.
+
+What executes as root here: this module, accounts.*, privsep.messages, privsep.channel,
+events, and the PAM and NSS modules of the system. It does not know POP3 and reads no octet
+of a client's stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+
+from gpop import events
+from gpop.accounts import pam
+from gpop.accounts.account import SYS_PERM, SYS_TEMP, Accepted, Limits, Refused, Verdict
+from gpop.accounts.checker import close_all_but, place
+from gpop.accounts.deciding import Attempt, Decider, report_passwd_file
+from gpop.accounts.penalties import packed
+from gpop.accounts.sources import PamSource, PasswdFileSource, Source, build
+from gpop.config import AuthSettings
+from gpop.privsep import channel, messages
+
+PR_SET_DUMPABLE = 4  # linux/prctl.h
+# Accepted logins that may wait for a broker which does not read for a moment.
+MAX_OUTBOX = 256
+MAX_LOGIN_OCTETS = 2048  # a LOGIN frame with all its fields as long as they may be
+# Descriptors that are not a login's: standard ones, fronts, libraries, checkers' pipes.
+SPARE_DESCRIPTORS = 64
+MAX_PENDING = 4096
+
+
+class StartRefused(Exception):
+    """Auth can't do its work with these settings; the text says why."""
+
+
+class Login:
+    """
+    What an attempt carries through the decision: its frame's other fields, and the descriptors.
+
+    Raises:
+        BadFrame: the channel is no socket; the descriptors remain the caller's then. What else
+            is wrong with a descriptor the broker sees, which checks both once more.
+    """
+
+    __slots__ = ("channel", "client", "dialogue", "login_id")
+
+    def __init__(self, login_id: int, dialogue: int, client: int, channel_fd: int) -> None:
+        self.login_id = login_id
+        self.dialogue = dialogue
+        self.client = client
+        # Family and type given: Python asks the kernel for neither. Its flags are not touched,
+        # O_NONBLOCK belongs to the open file, and a session will want to wait on it.
+        self.channel = _socket(channel_fd, socket.SOCK_SEQPACKET)
+
+    def tell(self, octets: bytes) -> bool:
+        """Send a frame to the front, without waiting for one that does not read; False if it can't be."""
+        try:
+            self.channel.send(octets, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Give up both descriptors."""
+        os.close(self.client)
+        self.channel.close()
+
+
+class Auth:
+    """The process: its conversations with the broker and the fronts, and its loop."""
+
+    def __init__(
+        self, settings: AuthSettings, sources: list[Source], control: socket.socket, log: events.Log
+    ) -> None:
+        self.log = log
+        self.broker: socket.socket | None = control
+        self.fronts: dict[int, socket.socket] = {}
+        self.draining = False
+        self.drain_at_once = False
+        self._outbox: deque[tuple[bytes, Login]] = deque()
+        self._broker_busy = False
+        self._poller = select.epoll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._wakeup, wakeup_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        own = {control.fileno(), self._poller.fileno(), self._wakeup, wakeup_writer, *_descriptors_of(log)}
+        self.decider = Decider(
+            settings,
+            sources,
+            log,
+            self.answer,
+            self._watch_checker,
+            self._unwatch,
+            keep=_library_descriptors(own),
+            max_pending=_max_pending(settings),
+        )
+        signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        # The broker says when to drain; a terminal or a service manager tells the broker.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda _number, _frame: self.drain(at_once=False))
+
+    # The loop
+
+    def run(self) -> None:
+        """Decide logins until the broker wants no more of it and the last one is answered."""
+        control = self.broker
+        assert control is not None
+        control.setblocking(False)
+        self._watch(control.fileno(), self._control_readable)
+        self._watch(self._wakeup, self._woken)
+        channel.send(control, messages.encode(messages.READY))
+        while not self._ended():
+            for fd, _ in self._poller.poll(self._poll_timeout_s()):
+                # A handler may have closed what a later one of this round was for.
+                handler = self._handlers.get(fd)
+                if handler is not None:
+                    handler()
+            self.decider.tick(time.monotonic())
+        self.decider.end()
+
+    def _ended(self) -> bool:
+        if self.decider.pending or self._outbox or not self.draining:
+            return False
+        return self.drain_at_once or not self.fronts
+
+    def _poll_timeout_s(self) -> float:
+        due = self.decider.due_s()
+        return -1 if due is None else max(0.0, due - time.monotonic())
+
+    def _watch(self, fd: int, handler: Callable[[], None]) -> None:
+        self._handlers[fd] = handler
+        self._poller.register(fd, select.EPOLLIN)
+
+    def _unwatch(self, fd: int) -> None:
+        del self._handlers[fd]
+        self._poller.unregister(fd)
+
+    def _watch_checker(self, fd: int) -> None:
+        self._watch(fd, lambda: self.decider.checker_readable(fd, time.monotonic()))
+
+    def _woken(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._wakeup, 512):
+                pass
+        self.decider.checkers_ended(time.monotonic())
+
+    # The broker
+
+    def _control_readable(self) -> None:
+        assert self.broker is not None
+        if self._outbox:
+            self._send_outbox()
+        try:
+            frame, fds = channel.receive(self.broker)
+        except BlockingIOError:
+            return
+        except (channel.ChannelClosed, messages.BadFrame, OSError):
+            self._broker_gone()
+            return
+        if frame.kind == messages.ATTACH:
+            self._attach(fds[0])
+        elif frame.kind == messages.DRAIN:
+            self.drain(at_once=bool(frame.fields["at_once"]))
+        else:
+            channel.close_all(fds)
+            self.log.write("frame_rejected", "error", sender="broker", problem=f"{frame!r} is not for auth")
+
+    def _attach(self, fd: int) -> None:
+        """Take over a new front's login socket."""
+        front = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd)
+        front.setblocking(False)
+        self.fronts[fd] = front
+        self._watch(fd, lambda: self._front_readable(front))
+
+    def drain(self, at_once: bool) -> None:
+        """End when what is pending is answered and, unless `at_once`, the last front has gone."""
+        self.draining = True
+        self.drain_at_once = self.drain_at_once or at_once
+
+    def _broker_gone(self) -> None:
+        """Nobody is left to serve an accepted login."""
+        assert self.broker is not None
+        self._unwatch(self.broker.fileno())
+        self.broker.close()
+        self.broker = None
+        while self._outbox:
+            self._not_served(self._outbox.popleft()[1])
+        self.drain(at_once=True)
+
+    def _serve(self, octets: bytes, login: Login) -> None:
+        """Hand an accepted login to the broker, in its turn."""
+        self._outbox.append((octets, login))
+        self._send_outbox()
+
+    def _send_outbox(self) -> None:
+        while self._outbox and self.broker is not None:
+            octets, login = self._outbox[0]
+            try:
+                channel.send(self.broker, octets, (login.client, login.channel.fileno()))
+            except BlockingIOError:
+                self._wait_for_broker(True)
+                return
+            except OSError:
+                self._broker_gone()
+                return
+            self._outbox.popleft()
+            login.close()
+        self._wait_for_broker(False)
+
+    def _wait_for_broker(self, busy: bool) -> None:
+        """Be woken when the broker reads again, or no more."""
+        if self.broker is not None and busy != self._broker_busy:
+            self._broker_busy = busy
+            events_wanted = select.EPOLLIN | select.EPOLLOUT if busy else select.EPOLLIN
+            self._poller.modify(self.broker.fileno(), events_wanted)
+
+    # The fronts
+
+    def _front_readable(self, front: socket.socket) -> None:
+        """Take one login: one, so that a front in a hurry leaves the others their turn."""
+        try:
+            frame, fds = channel.receive(front, MAX_LOGIN_OCTETS)
+        except BlockingIOError:
+            return
+        except messages.BadFrame as error:
+            self._end_front(front, str(error))
+            return
+        except (channel.ChannelClosed, OSError):
+            self._end_front(front)
+            return
+        try:
+            if frame.kind != messages.LOGIN:
+                raise messages.BadFrame(f"{frame!r} is not for auth")
+            fields = frame.fields
+            connected = _has_peer(fds[0], fields["peer"])
+            login = Login(fields["login_id"], fields["dialogue"], *fds)
+        except messages.BadFrame as error:
+            channel.close_all(fds)
+            self._end_front(front, str(error))
+            return
+        received_s = fields["received_ms"] / 1000
+        attempt = Attempt(fields["name"], fields["password"], fields["peer"], received_s, front, login)
+        if connected:
+            self.decider.submit(attempt, time.monotonic())
+        else:
+            self.answer(attempt, Refused(SYS_TEMP, "client_gone"))
+
+    def _end_front(self, front: socket.socket, problem: str = "") -> None:
+        """End the conversation with a front: it is gone, or it is not to be believed."""
+        if problem:
+            self.log.write("frame_rejected", "error", sender="front", problem=problem)
+        self._unwatch(front.fileno())
+        del self.fronts[front.fileno()]
+        front.close()
+        for attempt in self.decider.abandon(front):
+            attempt.carried.close()
+
+    # Answers
+
+    def answer(self, attempt: Attempt, verdict: Verdict) -> None:
+        """Send the verdict of an attempt to whom it concerns, and give up its descriptors."""
+        login: Login = attempt.carried
+        if isinstance(verdict, Accepted):
+            verdict = self._accept(attempt, login, verdict) or verdict
+        if isinstance(verdict, Refused):
+            login.tell(_refusal(attempt, verdict))
+            login.close()
+
+    def _accept(self, attempt: Attempt, login: Login, verdict: Accepted) -> Refused | None:
+        """Tell the front, then the broker; returns why it can't be, instead."""
+        if self.broker is None or len(self._outbox) >= MAX_OUTBOX:
+            return Refused(SYS_TEMP, "broker_gone" if self.broker is None else "broker_busy")
+        account = verdict.account
+        accepted = messages.encode(
+            messages.ACCEPTED,
+            user=events.printable(attempt.name),
+            account=events.printable(account.name, messages.MAX_NAME_OCTETS),
+            source=verdict.source,
+            auth_us=_auth_us(attempt),
+        )
+        try:
+            serve = messages.encode(
+                messages.SERVE,
+                login_id=login.login_id,
+                account=account.name,
+                uid=account.uid,
+                gid=account.gid,
+                groups=account.groups,
+                home=account.home,
+                maildir=account.maildir,
+                peer=attempt.peer,
+                dialogue=login.dialogue,
+            )
+        except messages.BadFrame as error:
+            refused = Refused(SYS_PERM, "account_too_large", verdict.source, str(error))
+            self.log.write("auth_fault", "error", reason=refused.reason, detail=refused.detail)
+            return refused
+        if login.tell(accepted):
+            self._serve(serve, login)
+        else:
+            login.close()  # the front has gone
+        return None
+
+    def _not_served(self, login: Login) -> None:
+        """The broker went away with an accepted login still to be handed over."""
+        refusal = Refused(SYS_TEMP, "broker_gone")
+        fields = {"code": refusal.code, "reason": refusal.reason, "user": "", "source": "", "auth_us": 0}
+        login.tell(messages.encode(messages.REFUSED, **fields))
+        login.close()
+
+
+def _refusal(attempt: Attempt, verdict: Refused) -> bytes:
+    return messages.encode(
+        messages.REFUSED,
+        code=verdict.code,
+        reason=verdict.reason,
+        user=events.printable(attempt.name),
+        source=verdict.source,
+        auth_us=_auth_us(attempt),
+    )
+
+
+def _auth_us(attempt: Attempt) -> int:
+    """How long the decision took: its waiting included, but not the wait for a refusal's fixed time."""
+    return int(((attempt.decided_s or time.monotonic()) - attempt.arrived_s) * 1e6)
+
+
+def _has_peer(client: int, peer: str) -> bool:
+    """
+    Check that a login comes from whom the front says; returns False if the client has gone.
+
+    Penalties hang on the address: a front that was taken over must not guess in others' names.
+    Behind a unix socket (TLS) only the front knows.
+
+    Raises:
+        BadFrame: the stream comes from another address.
+    """
+    stream = _socket(client, socket.SOCK_STREAM)
+    try:
+        address = stream.getpeername()
+    except OSError:
+        return False
+    finally:
+        stream.detach()
+    # A unix socket's address is a path, or nothing.
+    if isinstance(address, tuple) and address[0] != peer and packed(address[0]) != packed(peer):
+        raise messages.BadFrame("login.peer is not the peer of the stream")
+    return True
+
+
+def _socket(fd: int, kind: int) -> socket.socket:
+    """Return a socket object of `fd`; the kernel is asked whether it is a socket, not which."""
+    try:
+        return socket.socket(socket.AF_UNIX, kind, 0, fd)
+    except OSError:
+        raise messages.BadFrame("a descriptor is no socket") from None
+
+
+def _descriptors_of(log: events.Log) -> set[int]:
+    return {log.fd, log.socket.fileno()} if log.socket else {log.fd}
+
+
+def _library_descriptors(own: set[int]) -> list[int]:
+    """Return what is open and is not ours: libraries opened it while they were warmed."""
+    with os.scandir("/proc/self/fd") as entries:
+        found = {int(entry.name) for entry in entries}
+    return [fd for fd in found - own if fd > 2 and os.path.exists(f"/proc/self/fd/{fd}")]
+
+
+def _max_pending(settings: AuthSettings) -> int:
+    """Let descriptors for logins run out before the kernel's limit does: two each."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    room = (limit - SPARE_DESCRIPTORS - 2 * settings.max_checks) // 2 - MAX_OUTBOX
+    return max(1, min(MAX_PENDING, room))
+
+
+def build_sources(settings: AuthSettings, log: events.Log) -> list[Source]:
+    """
+    Return the sources of the config, warmed.
+
+    Raises:
+        StartRefused: a PAM service without a file; PAM without root.
+    """
+    only_uid = None if os.geteuid() == 0 else os.geteuid()
+    limits = Limits(settings.first_valid_uid, settings.first_valid_gid, settings.maildir, only_uid)
+    sources = build(settings.sources, limits)
+    for source in sources:
+        if isinstance(source, PamSource):
+            if only_uid is not None:
+                raise StartRefused("PAM needs root; without root only a passwd-file can be a source")
+            if pam.service_file(source.service) is None:
+                raise StartRefused(f"PAM service {source.service!r} has no file; PAM would ask its `other`")
+        source.warm()
+        if isinstance(source, PasswdFileSource):
+            report_passwd_file(log, source.file)
+    return sources
+
+
+def _prepare(keep: set[int]) -> None:
+    """Leave nothing of the surroundings that a PAM module might use (see accounts.pam)."""
+    close_all_but(sorted({0, 1, 2, *keep}))
+    os.environ.clear()
+    os.environ.update(PATH="/usr/sbin:/usr/bin:/sbin:/bin", LANG="C.UTF-8")
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    os.close(null)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main(arguments: list[str]) -> int:
+    """Run as auth, started by the broker (`supervision.Generation.start_process`)."""
+    options = dict(argument[2:].partition("=")[::2] for argument in arguments)
+    with open(int(options["settings-fd"]), "rb") as file:
+        settings = AuthSettings(**json.load(file))
+    log = events.Log(int(options["log-fd"]), "auth", "console" in options, "debug" in options)
+    try:
+        control_fd = int(options["control-fd"])
+        _prepare({control_fd, *_descriptors_of(log)})
+        sources = build_sources(settings, log)
+        auth = Auth(settings, sources, socket.socket(fileno=control_fd), log)
+        # Nobody reads our memory, not even with our own user id where that is not root's.
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+        gc.freeze()
+        kinds = [source.kind for source in sources]
+        log.write("auth_started", pid=os.getpid(), sources=kinds, cache=settings.cache_enabled)
+        auth.run()
+    except StartRefused as error:
+        log.write("process_fault", "error", problem=str(error))
+        return 1
+    except Exception as error:
+        # The one outermost handler. No traceback: frames hold passwords.
+        log.write("process_fault", "error", problem=place(error))
+        return 1
+    return 0

@@ -1,0 +1,301 @@
+"""
+EDGE: a Maildir's folders and files: looked at, listed, measured, opened, locked.
+
+Everything goes through descriptors of the Maildir and of its folders, no link is ever
+followed, and only regular files count. This knows nothing of the statcache, and removes
+nothing (`update` does). Executed by the session, as the mail user.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import sys
+import time
+from _blake2 import blake2b
+from stat import S_ISDIR, S_ISREG
+
+from gpop.maildrop import names, system
+from gpop.maildrop.errors import (
+    MaildropInUse,
+    MaildropUnavailable,
+    MessageChanged,
+    MessageUnreadable,
+    MessageVanished,
+)
+from gpop.maildrop.names import CUR, FOLDERS, NEW
+from gpop.pop3 import encoding
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpop.maildrop.statcache import Signature
+
+    # Base name -> (folder, name) of each file that has it.
+    Places = dict[bytes, list[tuple[int, bytes]]]
+
+__all__ = [
+    "Maildir",
+    "MaildropInUse",
+    "MaildropUnavailable",
+    "MessageChanged",
+    "MessageUnreadable",
+    "MessageVanished",
+    "OpenMessage",
+    "lock",
+    "unlock",
+]
+
+DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: opening a FIFO that was put in a message's place must not wait for its writer.
+FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+CHUNK_OCTETS = 65536
+
+# What opening or reading one file may answer when only that file is at fault. Anything else
+# (no descriptors, no memory) is a fault of the moment, and no reason to guess at sizes.
+FILE_FAULTS = (errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP, errno.ENXIO, errno.EISDIR)
+
+LOCK_FILE = ".gpop-lock"
+LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+LOCK_POLL_S = 0.05
+# What flock answers where directories can't be locked: NFS wants a descriptor open for writing.
+NO_DIRECTORY_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP)
+BUSY = (errno.EAGAIN, errno.EACCES)
+
+# Lock files in use, by the descriptor of the Maildir they stand for.
+_lock_files: dict[int, int] = {}
+
+
+class OpenMessage:
+    """An open file of a message; who asked for it closes `fd`."""
+
+    __slots__ = ("fd", "file_size", "form", "listed_octets")
+
+    def __init__(self, fd: int, file_size: int, form: int, listed_octets: int) -> None:
+        self.fd = fd
+        self.file_size = file_size
+        self.form = form
+        self.listed_octets = listed_octets
+
+
+class Maildir:
+    """
+    A Maildir, through its descriptor, which stays its owner's.
+
+    Attributes:
+        skipped: entries met by `names` that are no regular files, by folder.
+    """
+
+    __slots__ = ("_folder_fds", "dir_fd", "skipped")
+
+    def __init__(self, dir_fd: int) -> None:
+        self.dir_fd = dir_fd
+        self.skipped = [0, 0]
+        self._folder_fds = [-1, -1]
+
+    def close(self) -> None:
+        """Close the folders; the Maildir's own descriptor stays open."""
+        for folder in (NEW, CUR):
+            self._close_folder(folder)
+
+    def _close_folder(self, folder: int) -> None:
+        if self._folder_fds[folder] >= 0:
+            os.close(self._folder_fds[folder])
+            self._folder_fds[folder] = -1
+
+    # Folders
+
+    def signature(self, folder: int) -> Signature:
+        """
+        Return what tells whether a folder has changed.
+
+        Raises:
+            MaildropUnavailable: it is missing, or no directory.
+        """
+        try:
+            status = system.stat(FOLDERS[folder], dir_fd=self.dir_fd, follow_symlinks=False)
+        except OSError as error:
+            raise _unavailable(folder, error.errno) from error
+        if not S_ISDIR(status.st_mode):
+            raise _unavailable(folder, errno.ENOTDIR)
+        return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+
+    def signatures(self) -> tuple[Signature, Signature]:
+        return self.signature(NEW), self.signature(CUR)
+
+    def folder_fd(self, folder: int) -> int:
+        """Return a descriptor of a folder, kept open for later."""
+        fd = self._folder_fds[folder]
+        if fd < 0:
+            try:
+                fd = system.open_file(FOLDERS[folder], DIRECTORY_FLAGS, dir_fd=self.dir_fd)
+            except OSError as error:
+                raise _unavailable(folder, error.errno) from error
+            self._folder_fds[folder] = fd
+        return fd
+
+    def names(self, folder: int) -> list[bytes]:
+        """
+        Return the names of a folder's messages: its regular files, but for dot files.
+
+        Where the file system tells the type with the name, no file is looked at.
+
+        Raises:
+            MaildropUnavailable: the folder can't be listed.
+        """
+        self._close_folder(folder)  # it may be another directory by now
+        listed: list[str] = []
+        skipped = 0
+        try:
+            with system.scandir(self.folder_fd(folder)) as entries:
+                for entry in entries:
+                    if entry.is_file(follow_symlinks=False):
+                        listed.append(entry.name)
+                    elif entry.name[0] != ".":
+                        skipped += 1
+        except OSError as error:
+            raise _unavailable(folder, error.errno) from error
+        self.skipped[folder] = skipped
+        listed = [name for name in listed if name[0] != "."]
+        if not listed:
+            return []
+        # All at once, because there may be 100,000; no name can hold a slash.
+        return "/".join(listed).encode(sys.getfilesystemencoding(), "surrogateescape").split(b"/")
+
+    def names_by_base(self, wanted: set[bytes] | None = None) -> Places:
+        """Return where the files with these base names are, or all files."""
+        places: Places = {}
+        for folder in (NEW, CUR):  # in this order: a file moved meanwhile is seen twice, never missed
+            for name in self.names(folder):
+                base = names.base_name(name)
+                if wanted is None or base in wanted:
+                    places.setdefault(base, []).append((folder, name))
+        return places
+
+    # Files
+
+    def measure(self, folder: int, name: bytes) -> tuple[int, int]:
+        """Read a file; return its octets on the wire and its form. Raises OSError."""
+        fd = system.open_file(name, FILE_FLAGS, dir_fd=self.folder_fd(folder))
+        try:
+            chunk = system.read(fd, CHUNK_OCTETS)
+            if len(chunk) < CHUNK_OCTETS:
+                return encoding.measure(chunk)
+            measure = encoding.Measure()
+            while chunk:
+                measure.feed(chunk)
+                chunk = system.read(fd, CHUNK_OCTETS)
+            return measure.result()
+        finally:
+            os.close(fd)
+
+    def content_digest(self, folder: int, name: bytes) -> bytes:
+        """Return the BLAKE2b-256 of a file's octets as stored. Raises OSError."""
+        fd = system.open_file(name, FILE_FLAGS, dir_fd=self.folder_fd(folder))
+        try:
+            return digest_of(fd)
+        finally:
+            os.close(fd)
+
+    def status(self, folder: int, name: bytes) -> os.stat_result:
+        """Return the status of an entry, never of what it links to. Raises OSError."""
+        return system.stat(name, dir_fd=self.folder_fd(folder), follow_symlinks=False)
+
+    def inode(self, folder: int, name: bytes) -> tuple[int, int] | None:
+        """Return a regular file's device and inode; None if it is gone or no such file."""
+        try:
+            status = self.status(folder, name)
+        except FileNotFoundError:
+            return None
+        return (status.st_dev, status.st_ino) if S_ISREG(status.st_mode) else None
+
+    def open_message(self, folder: int, name: bytes) -> tuple[int, int]:
+        """
+        Return a descriptor of a message's file, and its size.
+
+        Raises:
+            FileNotFoundError: there is none under this name.
+            MessageUnreadable: it can't be opened, or is no regular file any more.
+        """
+        folder_fd = self.folder_fd(folder)
+        fd = -1
+        try:
+            fd = system.open_file(name, FILE_FLAGS, dir_fd=folder_fd)
+            status = system.fstat(fd)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if fd >= 0:
+                os.close(fd)
+            raise MessageUnreadable("a message's file can't be opened", error.errno) from error
+        if not S_ISREG(status.st_mode):
+            os.close(fd)
+            raise MessageUnreadable("a message's file is no regular file any more")
+        return fd, status.st_size
+
+
+def digest_of(fd: int) -> bytes:
+    """Return the BLAKE2b-256 of an open file; where it is read from next does not change. Raises OSError."""
+    digest = blake2b(digest_size=names.CONTENT_DIGEST_OCTETS)
+    at = 0
+    while chunk := system.pread(fd, CHUNK_OCTETS, at):
+        digest.update(chunk)
+        at += len(chunk)
+    octets: bytes = digest.digest()
+    return octets
+
+
+def _unavailable(folder: int, error_number: int | None) -> MaildropUnavailable:
+    what = f"{FOLDERS[folder]}/ can't be read: {os.strerror(error_number or 0)}"
+    return MaildropUnavailable(what, error_number)
+
+
+# The session lock
+
+
+def lock(dir_fd: int, wait_s: float) -> None:
+    """
+    Take the session lock of a Maildir, which ends with `unlock`, or with the process.
+
+    It is a flock on the directory itself, so that nothing is left behind; where that can't
+    be (NFS), a lock file in it. No process id is ever written or read.
+
+    Raises:
+        MaildropInUse: another session has had it for `wait_s` seconds.
+        OSError: locking fails for another reason.
+    """
+    deadline = time.monotonic() + wait_s
+    fd, take = dir_fd, system.flock
+    try:
+        while True:
+            try:
+                take(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                if fd == dir_fd and error.errno in NO_DIRECTORY_LOCKS:
+                    fd = _lock_files[dir_fd] = system.open_file(LOCK_FILE, LOCK_FLAGS, 0o600, dir_fd=dir_fd)
+                    take = system.lockf
+                    continue
+                if error.errno not in BUSY:
+                    raise
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise MaildropInUse("another session has this maildrop open", errno.EAGAIN)
+            system.sleep(min(LOCK_POLL_S, left))
+    except BaseException:
+        _close_lock_file(dir_fd)
+        raise
+
+
+def _close_lock_file(dir_fd: int) -> None:
+    if dir_fd in _lock_files:
+        os.close(_lock_files.pop(dir_fd))
+
+
+def unlock(dir_fd: int) -> None:
+    """Give back the session lock, if it was taken."""
+    _close_lock_file(dir_fd)
+    try:
+        system.flock(dir_fd, fcntl.LOCK_UN)
+    except OSError:
+        return  # where directories can't be locked

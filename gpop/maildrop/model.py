@@ -1,0 +1,200 @@
+"""
+The maildrop as one session sees it: fixed message-numbers, deletion marks, totals.
+
+Pure: works on a cache image, which somebody else opened, through its `read`. Nothing per
+message is decoded before it is asked for, and what is decoded is checked then, because an
+image above a certain size is served without a look at its body (docs/statcache.md).
+Executed by the session, as the mail user.
+
+An index is 0..n-1 and is used from here on down; message-number n is index n - 1.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from gpop.maildrop import names, statcache
+from gpop.maildrop.errors import MaildropUnavailable, MessageChanged
+from gpop.maildrop.statcache import HEADER_OCTETS, LIST_STATUS, TERMINATOR, UIDL_STATUS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Image(Protocol):
+        """A cache, in memory or in a file."""
+
+        header: statcache.Header
+
+        def read(self, offset: int, length: int) -> bytes:
+            """Return exactly `length` octets from `offset`, or raise MaildropUnavailable."""
+
+
+class Location:
+    """Where a message's file was when the maildrop was looked at, its name checked against its unique-id."""
+
+    __slots__ = ("base", "flags", "folder", "name", "unique_id")
+
+    def __init__(self, unique_id: bytes, flags: int, name: bytes) -> None:
+        self.unique_id = unique_id
+        self.flags = flags
+        self.folder = flags & names.CUR
+        self.name = name
+        self.base = names.base_name(name)
+
+    @property
+    def form(self) -> int:
+        """How the message's octets go on the wire: one of encoding.FORM_*."""
+        return (self.flags & statcache.FORM_BITS) >> statcache.FORM_SHIFT
+
+    @property
+    def is_twin(self) -> bool:
+        """Whether only the file's content can show that it has this unique-id."""
+        return bool(self.flags & statcache.TWIN)
+
+
+class Maildrop:
+    """
+    The messages of one session, frozen at login.
+
+    Attributes:
+        count: messages, marked ones included.
+        retrieved: indexes of messages that were sent completely, for UPDATE. The session adds to it.
+
+    Everything that reads the image may raise MaildropUnavailable: it was damaged meanwhile.
+    """
+
+    __slots__ = ("_image", "_marked", "_octets_left", "count", "header", "retrieved")
+
+    def __init__(self, image: Image) -> None:
+        self._image = image
+        self.header = image.header
+        self.count: int = image.header.count
+        self._octets_left: int = image.header.octets
+        self._marked: set[int] = set()
+        self.retrieved: set[int] = set()
+
+    # Totals and marks
+
+    def stat(self) -> tuple[int, int]:
+        """Return how many messages there are and their octets, without the marked ones (RFC 1939 §5)."""
+        return self.count - len(self._marked), self._octets_left
+
+    def is_marked(self, index: int) -> bool:
+        return index in self._marked
+
+    def mark_deleted(self, index: int) -> None:
+        if index not in self._marked:
+            self._octets_left -= self.octets(index)
+            self._marked.add(index)
+
+    def unmark_all(self) -> None:
+        self._marked.clear()
+        self._octets_left = self.header.octets
+
+    def marked(self) -> list[int]:
+        """Return the indexes of marked messages, ascending."""
+        return sorted(self._marked)
+
+    # One message
+
+    def octets(self, index: int) -> int:
+        """Return the octets of a message on the wire as listed: CRLF counted, byte-stuffing not."""
+        (octets,) = struct.unpack("<Q", self._image.read(self.header.octets_at(index), 8))
+        return int(octets)
+
+    def scan_line(self, index: int) -> bytes:
+        """Return a message's scan listing, without CRLF."""
+        start_at, section = self.header.list_start_at(index), self.header.uidl_end
+        return self._line(index, start_at, section, statcache.MAX_LIST_LINE_OCTETS)
+
+    def unique_id_line(self, index: int) -> bytes:
+        """Return a message's unique-id listing, without CRLF."""
+        start_at = self.header.uidl_start_at(index)
+        return self._line(index, start_at, HEADER_OCTETS, statcache.MAX_UIDL_LINE_OCTETS)
+
+    def unique_id(self, index: int) -> bytes:
+        shown = self.unique_id_line(index).partition(b" ")[2]
+        if not names.is_literal(shown):
+            raise _damaged()
+        return shown
+
+    def location(self, index: int) -> Location:
+        """
+        Return where a message's file was.
+
+        A twin's name is any that a message can have: who opens or removes the file has to
+        compare its content with the unique-id first.
+
+        Raises:
+            MessageChanged: the name does not belong to the unique-id that was shown.
+        """
+        shown = self.unique_id(index)
+        flags = self._image.read(self.header.flags_at(index), 1)[0]
+        start, end = self._span(self.header.tail_start_at(index))
+        if not 0 <= start < end <= self.header.end - self.header.table_end:
+            raise _damaged()
+        if end - start > names.MAX_NAME_OCTETS + 1:
+            raise _damaged()
+        tail = self._image.read(self.header.table_end + start, end - start)[:-1]
+        location = Location(shown, flags, tail if flags & statcache.NAMED else shown + tail)
+        if not (names.is_message_name(location.name) and _agrees(location)):
+            raise MessageChanged("the statcache's name for a message is not that of its unique-id")
+        return location
+
+    def _line(self, index: int, start_at: int, section: int, max_octets: int) -> bytes:
+        start, end = self._span(start_at)
+        if not 0 < end - start <= max_octets:
+            raise _damaged()
+        line = self._image.read(section + start, end - start)
+        if not (line.startswith(b"%d " % (index + 1)) and line.endswith(b"\r\n")):
+            raise _damaged()
+        return line[:-2]
+
+    def _span(self, start_at: int) -> tuple[int, int]:
+        """Return the pair of starts at an offset: where something starts and where the next does."""
+        start, end = struct.unpack("<II", self._image.read(start_at, 8))
+        return start, end
+
+    # Listings
+
+    def listing_segments(self, kind: str) -> list[tuple[int, int]]:
+        """
+        Return the (offset, length) of the pieces of the image that are a whole multi-line response.
+
+        `kind` is "LIST" or "UIDL". Without marks that is one piece; the lines of marked
+        messages are left out.
+        """
+        header = self.header
+        if kind == "UIDL":
+            section, end, status = HEADER_OCTETS, header.uidl_end, UIDL_STATUS
+            start_at = header.uidl_start_at(0)
+        else:
+            section, end, status = header.uidl_end, header.list_end, LIST_STATUS
+            start_at = header.list_start_at(0)
+        if not self._marked:
+            return [(section, end - section)]
+        starts = struct.unpack(f"<{self.count + 1}I", self._image.read(start_at, 4 * self.count + 4))
+        segments = []
+        at = 0
+        for index in self.marked():
+            # Damaged starts must not lead out of the section, nor backwards.
+            start, following = starts[index], starts[index + 1]
+            if not max(at, len(status)) <= start < following <= end - section - len(TERMINATOR):
+                raise _damaged()
+            if start > at:
+                segments.append((section + at, start - at))
+            at = following
+        segments.append((section + at, end - section - at))
+        return segments
+
+
+def _agrees(location: Location) -> bool:
+    """Whether a location's base name gives the unique-id, as far as a name can tell."""
+    if not location.flags & statcache.NAMED:
+        return location.base == location.unique_id
+    return location.is_twin or names.is_derived(location.unique_id, names.unique_id(location.base))
+
+
+def _damaged() -> MaildropUnavailable:
+    return MaildropUnavailable("the statcache was damaged while it was in use")

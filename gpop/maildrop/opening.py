@@ -1,0 +1,370 @@
+"""
+EDGE: opens a maildrop: is the statcache still true, and if not, what has to be done.
+
+    judge     one read, two stats: hit, refresh or rebuild, and why
+    renewal   list what changed, measure what is new, write the cache, or do without it
+    Opened    what the session works with until UPDATE, which `update` carries out
+
+docs/statcache.md has the table of states. Executed by the session, as the mail user.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from gpop.maildrop import cachefile, names, reconcile, statcache
+from gpop.maildrop.cachefile import Draft, Image
+from gpop.maildrop.errors import MaildropUnavailable, MessageChanged, MessageUnreadable, MessageVanished
+from gpop.maildrop.maildir import Maildir, OpenMessage, digest_of, unlock
+from gpop.maildrop.model import Maildrop
+from gpop.maildrop.renewal import Memory, renew, unwritable
+from gpop.maildrop.statcache import (
+    ESTIMATED,
+    FORM_BITS,
+    FORM_SHIFT,
+    MEASURED,
+    NOTHING,
+    BadCache,
+    Facts,
+)
+from gpop.maildrop.update import Update, UpdateResult
+from gpop.pop3 import encoding
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpop.maildrop.maildir import Places
+    from gpop.maildrop.model import Location
+    from gpop.maildrop.statcache import Signature
+
+    Warnings = list[tuple[str, dict[str, int | str]]]
+
+HIT, REFRESH, REBUILD, OFF = "hit", "refresh", "rebuild", "off"
+# Reasons of a rebuild that nobody needs to look into.
+HARMLESS_REASONS = ("absent", "other_version")
+
+
+class Options:
+    """What the config decides about maildrops."""
+
+    __slots__ = ("boot_id", "cache", "clock_wait_s", "max_messages", "move_to_cur")
+
+    def __init__(
+        self,
+        cache: bool = True,
+        max_messages: int = 0,
+        boot_id: bytes = b"",
+        clock_wait_s: float = 0.02,
+        move_to_cur: bool = True,
+    ) -> None:
+        self.cache = cache
+        self.max_messages = max_messages
+        self.boot_id = boot_id  # of this run of the kernel; empty: unknown
+        self.clock_wait_s = clock_wait_s
+        self.move_to_cur = move_to_cur
+
+
+class Verdict:
+    """
+    What to do about a cache: `outcome` and the `reason` for the log.
+
+    `image` is there for a hit and a refresh; `signatures` are those of the folders now.
+    """
+
+    __slots__ = ("image", "outcome", "reason", "signatures")
+
+    def __init__(
+        self, outcome: str, reason: str, signatures: tuple[Signature, Signature], image: Image | None
+    ) -> None:
+        self.outcome = outcome
+        self.reason = reason
+        self.signatures = signatures
+        self.image = image
+
+
+def judge(folders: Maildir, options: Options) -> Verdict:
+    """
+    Decide what the maildrop's cache is worth now. Changes nothing.
+
+    Raises:
+        MaildropUnavailable: a folder is missing or can't be looked at.
+    """
+    try:
+        image = cachefile.open_image(folders.dir_fd)
+    except BadCache as bad:
+        return Verdict(REBUILD, bad.reason, folders.signatures(), None)
+    try:
+        signatures = folders.signatures()
+        header = image.header
+        if header.max_messages != options.max_messages:
+            return Verdict(REFRESH, "settings_changed", signatures, image)
+        reason = reconcile.change_reason(header, signatures)
+        if reason != "unchanged":
+            return Verdict(REFRESH, reason, signatures, image)
+        if image.octets is None and (header.boot_id != options.boot_id or not options.boot_id):
+            # A large body that a crash may have torn: read and checked once, then served from memory.
+            image.octets = image.load()
+            return Verdict(HIT, "unchanged_since_boot", signatures, image)
+        return Verdict(HIT, reason, signatures, image)
+    except BadCache as bad:
+        image.close()
+        return Verdict(REBUILD, bad.reason, signatures, None)
+    except BaseException:
+        image.close()
+        raise
+
+
+def open_maildrop(dir_fd: int, options: Options) -> Opened:
+    """
+    Open the maildrop of a Maildir; `dir_fd` stays the caller's and has to stay open until `close`.
+
+    Raises:
+        MaildropUnavailable: new/ or cur/ can't be read. Never an empty maildrop instead.
+    """
+    started = time.monotonic()
+    folders = Maildir(dir_fd)
+    warnings: Warnings = []
+    try:
+        if options.cache:
+            verdict = judge(folders, options)
+        else:
+            verdict = Verdict(OFF, "disabled", folders.signatures(), None)
+        image = _adopted(folders, options, verdict, warnings)
+        if image is None:
+            image = _renewed(folders, options, verdict, warnings)
+    except OSError as error:
+        folders.close()
+        raise MaildropUnavailable(f"the maildrop can't be read: {error}", error.errno or 0) from error
+    except BaseException:
+        folders.close()
+        raise
+    opened = Opened(folders, options, verdict, image, warnings)
+    opened.cache_ms = (time.monotonic() - started) * 1000
+    return opened
+
+
+def absent_maildrop() -> Opened:
+    """Return the empty maildrop of a user who has no Maildir yet."""
+    nowhere = (0, 0, 0, 0)
+    octets = statcache.assemble(NOTHING, NOTHING, 0, Facts(b"", 0, 0, 0, nowhere, nowhere))
+    image = Image(statcache.Header(octets), octets, -1)
+    verdict = Verdict(OFF, "maildir_absent", (nowhere, nowhere), None)
+    return Opened(None, Options(cache=False), verdict, image, [])
+
+
+def _adopted(folders: Maildir, options: Options, verdict: Verdict, warnings: Warnings) -> Image | None:
+    """
+    Return the image of a hit, else None.
+
+    One that was checked because another run of the kernel wrote it is written again under
+    this one, so that it is checked once, not on every poll until mail comes.
+    """
+    image = verdict.image
+    if image is None or verdict.outcome != HIT:
+        return None
+    if verdict.reason == "unchanged" or not options.boot_id or image.octets is None:
+        return image
+    facts = image.header.facts()
+    facts.boot_id = options.boot_id
+    draft = None
+    try:
+        draft = Draft(folders.dir_fd)
+        fresh = cachefile.write_cache(draft, cachefile.with_facts(image.octets, facts))
+    except OSError as error:
+        warnings.append(unwritable(error))
+        return image
+    finally:
+        if draft:
+            draft.discard()
+    image.close()
+    return fresh
+
+
+def _renewed(folders: Maildir, options: Options, verdict: Verdict, warnings: Warnings) -> Image:
+    """Carry out a refresh or rebuild; what proves damaged only now makes the one into the other."""
+    old, image = verdict.image, None
+    try:
+        try:
+            memory = Memory(old, trusted=verdict.reason != "settings_changed")
+        except BadCache as bad:
+            verdict.outcome, verdict.reason = REBUILD, bad.reason
+            memory = Memory(None)
+        if verdict.outcome == REBUILD and verdict.reason not in HARMLESS_REASONS:
+            warnings.append(("cache_damaged", {"reason": verdict.reason}))
+        image = renew(folders, options, memory, warnings)
+        return image
+    finally:
+        if old and old is not image:
+            old.close()
+
+
+class Opened:
+    """
+    An open maildrop: what the session works with.
+
+    Attributes:
+        maildrop: its messages, marks and totals.
+        image: where LIST and UIDL responses lie, ready to be sent.
+        outcome, reason, cache_ms: for the log.
+        warnings: events for the log (name and fields); who has written them clears the list.
+    """
+
+    __slots__ = (
+        "_folders",
+        "_has_corrections",
+        "_learned",
+        "_options",
+        "_places",
+        "_places_at",
+        "cache_ms",
+        "image",
+        "maildrop",
+        "outcome",
+        "reason",
+        "warnings",
+    )
+
+    def __init__(
+        self,
+        folders: Maildir | None,
+        options: Options,
+        verdict: Verdict,
+        image: Image,
+        warnings: Warnings,
+    ) -> None:
+        self._folders = folders  # None: there is no Maildir, and so no message either
+        self._options = options
+        self._learned: dict[int, tuple[int, int]] = {}
+        self._has_corrections = False
+        self._places: Places = {}
+        self._places_at: tuple[Signature, Signature] | None = None
+        self.image = image
+        self.maildrop = Maildrop(image)
+        self.outcome = verdict.outcome
+        self.reason = verdict.reason
+        self.cache_ms = 0.0
+        self.warnings = warnings
+
+    def message(self, index: int) -> OpenMessage:
+        """
+        Open a message's file, wherever it is by now.
+
+        Raises:
+            MessageVanished, MessageUnreadable: as they say.
+            MessageChanged: what is there can't be shown to be this message.
+        """
+        location = self.maildrop.location(index)
+        assert self._folders is not None
+        try:
+            fd, file_size = self._folders.open_message(location.folder, location.name)
+        except FileNotFoundError:
+            fd, file_size = self._open_elsewhere(self._folders, location)
+        try:
+            if location.is_twin:
+                _check_twin(fd, location)
+            listed = self.maildrop.octets(index)
+        except BaseException:
+            os.close(fd)
+            raise
+        return OpenMessage(fd, file_size, _form(location, file_size, listed), listed)
+
+    def _open_elsewhere(self, folders: Maildir, location: Location) -> tuple[int, int]:
+        """Open the file of a message that another program renamed."""
+        signatures = folders.signatures()
+        if signatures != self._places_at:
+            # All names at once: a program that renames one message usually renames many.
+            self._places = folders.names_by_base()
+            self._places_at = signatures
+        try:
+            files = {folders.inode(*place): place for place in self._places.get(location.base, [])}
+        except OSError as error:
+            raise MessageUnreadable("a message's file can't be looked at", error.errno) from error
+        files.pop(None, None)
+        if len(files) > 1:
+            raise MessageChanged("a message's file was renamed, and several have its base name")
+        for place in files.values():
+            try:
+                return folders.open_message(*place)
+            except FileNotFoundError:
+                break
+        raise MessageVanished("a message's file is gone", errno.ENOENT)
+
+    def learned(self, index: int, octets: int, form: int) -> None:
+        """
+        Take note of what a complete RETR has shown of a message.
+
+        What LIST says stays as it is in this session. The cache is corrected by `close`, if
+        there are octets to correct; a form alone is not worth writing it.
+        """
+        listed = self.maildrop.octets(index)
+        if octets != listed and not self._has_corrections:
+            self._has_corrections = True  # one event is enough, however many names lie
+            fields: dict[str, int | str] = {"message": index + 1, "listed": listed, "octets": octets}
+            self.warnings.append(("size_corrected", fields))
+        self._learned[index] = (octets, form)
+
+    def update(self) -> UpdateResult:
+        """
+        Carry out UPDATE (RFC 1939 §6): remove the marked messages, file away the retrieved ones.
+
+        Never raises: what could not be done is in the result and in `warnings`.
+        """
+        if self._folders is None:
+            return UpdateResult()
+        work = Update(self._folders, self.maildrop, self.warnings)
+        work.remove_marked()
+        if self._options.move_to_cur:
+            work.move_retrieved()
+        return work.result
+
+    def close(self) -> None:
+        """Correct the cache if that is due, close everything opened here, give back the session lock."""
+        folders, self._folders = self._folders, None
+        if folders is None:
+            return
+        try:
+            if self._has_corrections and cachefile.is_current(folders.dir_fd, self.image):
+                self._correct(folders.dir_fd)
+        finally:
+            self.image.close()
+            folders.close()
+            unlock(folders.dir_fd)
+
+    def _correct(self, dir_fd: int) -> None:
+        """Write the cache once more, with what was learned; its signatures stay as they were recorded."""
+        draft = None
+        try:
+            known = statcache.take_apart(statcache.cut(self.image.header, self.image.load()))
+            octets, flags = list(known.octets), list(known.flags)
+            for index, (true_octets, form) in self._learned.items():
+                octets[index] = true_octets
+                flags[index] = flags[index] & ~(FORM_BITS | ESTIMATED) | MEASURED | form << FORM_SHIFT
+            columns = statcache.render(NOTHING, known.ids, octets, flags, known.names)
+            draft = Draft(dir_fd)
+            fresh = statcache.assemble(NOTHING, columns, sum(octets), self.image.header.facts())
+            os.close(draft.publish(fresh))
+        except (OSError, BadCache):
+            return  # the next session that retrieves such a message learns it again
+        finally:
+            if draft:
+                draft.discard()
+
+
+def _check_twin(fd: int, location: Location) -> None:
+    try:
+        twin = names.twin_id(location.base, digest_of(fd))
+    except OSError as error:
+        raise MessageUnreadable("a message's file can't be read", error.errno or 0) from error
+    if not names.is_derived(location.unique_id, twin):
+        raise MessageChanged("a file does not have the content that its unique-id was made of")
+
+
+def _form(location: Location, file_size: int, listed: int) -> int:
+    """Return what is remembered of a message's form, if a file of this size can have it."""
+    form = location.form
+    if form == encoding.FORM_WIRE and file_size != listed:
+        return encoding.FORM_UNKNOWN
+    if form == encoding.FORM_PLAIN_LF and not file_size <= listed <= 2 * file_size:
+        return encoding.FORM_UNKNOWN
+    return form

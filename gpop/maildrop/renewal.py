@@ -1,0 +1,293 @@
+"""
+EDGE: makes a maildrop's image anew, from what the old cache remembers and what is there now.
+
+Lists what changed (`stock`), puts old and new together (`reconcile`), looks into the files
+that nobody has measured yet, and writes the new cache where the Maildir can be written.
+Executed by the session, as the mail user.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from gpop.maildrop import cachefile, names, reconcile, statcache
+from gpop.maildrop.cachefile import Draft, Image
+from gpop.maildrop.maildir import FILE_FAULTS
+from gpop.maildrop.names import CUR, NEW
+from gpop.maildrop.statcache import (
+    ESTIMATED,
+    FORM_SHIFT,
+    LINKED,
+    LIST_BOTH,
+    MEASURED,
+    NOTHING,
+    NOTHING_KNOWN,
+    RACY,
+    TWIN,
+    Facts,
+)
+from gpop.maildrop.stock import Stock, take_stock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpop.maildrop.maildir import Maildir
+    from gpop.maildrop.opening import Options, Warnings
+    from gpop.maildrop.reconcile import Found, Messages
+    from gpop.maildrop.statcache import Columns, Header, Known
+
+# So many times files that vanished before they were measured are looked for under other names.
+MEASURE_TRIES = 3
+# What stands for the content of a twin that can't be read.
+NO_DIGEST = bytes(names.CONTENT_DIGEST_OCTETS)
+
+
+class Memory:
+    """
+    What is left of the old cache.
+
+    Attributes:
+        image: it, or None if there is none that can be used.
+        header: of `image`; None if both folders are to be listed whatever their signatures say.
+        known: its messages. columns: the same, as they lie in the file.
+    """
+
+    __slots__ = ("columns", "header", "image", "known")
+
+    def __init__(self, image: Image | None, trusted: bool = True) -> None:
+        """Take `image` apart; not `trusted`: only for what it knows of octets. Raises BadCache."""
+        self.image = image
+        self.header: Header | None = None
+        self.columns: Columns = NOTHING
+        self.known: Known = NOTHING_KNOWN
+        if image:
+            self.columns = statcache.cut(image.header, image.load())
+            self.known = statcache.take_apart(self.columns)
+            if trusted and not image.header.flags & LIST_BOTH:
+                self.header = image.header
+
+
+def renew(folders: Maildir, options: Options, memory: Memory, warnings: Warnings) -> Image:
+    """
+    Return the maildrop's new image, written to the Maildir if that can be written.
+
+    Raises:
+        MaildropUnavailable: a folder can't be listed.
+        OSError: a file can't be looked at, and that is not the file's own fault.
+    """
+    draft = None
+    try:
+        if options.cache:
+            try:
+                draft = Draft(folders.dir_fd)
+                if memory.image is None:
+                    cachefile.remove_old_drafts(folders.dir_fd, draft.clock_ns())
+            except OSError as error:
+                warnings.append(unwritable(error))
+        return _Renewal(folders, options, memory, draft, warnings).image()
+    finally:
+        if draft:
+            draft.discard()
+
+
+def unwritable(error: OSError) -> tuple[str, dict[str, int | str]]:
+    """Return the event of a cache that could not be written."""
+    return "cache_unwritable", {"reason": errno.errorcode.get(error.errno or 0, "unknown")}
+
+
+class _Renewal:
+    """The steps of `renew`."""
+
+    __slots__ = ("_draft", "_folders", "_memory", "_options", "_stock", "_warnings")
+
+    def __init__(
+        self, folders: Maildir, options: Options, memory: Memory, draft: Draft | None, warnings: Warnings
+    ) -> None:
+        self._folders = folders
+        self._options = options
+        self._memory = memory
+        self._draft = draft
+        self._warnings = warnings
+        self._stock = take_stock(folders, draft, options.clock_wait_s, self._to_list)
+
+    def _to_list(self, stock: Stock) -> list[int]:
+        if self._memory.header is None:
+            return [NEW, CUR]
+        return reconcile.changed_folders(self._memory.header, stock.signatures)
+
+    def image(self) -> Image:
+        for folder in self._stock.listings:
+            entries = self._folders.skipped[folder]
+            if entries:
+                fields: dict[str, int | str] = {"folder": names.FOLDERS[folder], "entries": entries}
+                self._warnings.append(("message_skipped", fields))
+        added = self._added()
+        return self._put_together() if added is None else self._extended(added)
+
+    # The usual refresh: nothing but new mail
+
+    def _added(self) -> list[Found] | None:
+        """Return the messages to append to the known ones; None if there is more to do than that."""
+        memory, limit = self._memory, self._options.max_messages
+        if memory.header is None:
+            return None
+        added = reconcile.additions(memory.known, self._stock.listings)
+        if not added:
+            return added
+        if limit and memory.header.count + len(added) > limit:
+            return None
+        return None if reconcile.may_share_id(added, memory.columns) else added
+
+    def _extended(self, added: list[Found]) -> Image:
+        header, old = self._memory.header, self._memory.image
+        assert header is not None and old is not None
+        messages = self._measured(reconcile.recall(NOTHING_KNOWN, added))
+        facts = self._facts(reconcile.needs_both_folders(messages))
+        if not added and _says(header, facts):
+            return old  # nothing to write, and nothing that a later session could learn from it
+        before = self._memory.columns
+        octets = header.octets + sum(messages.octets)
+        return self._written(statcache.assemble(before, reconcile.rendered(messages, before), octets, facts))
+
+    # Everything else
+
+    def _put_together(self) -> Image:
+        found: list[Found] = []
+        for folder in (NEW, CUR):
+            listed = self._stock.listings.get(folder)
+            if listed is None:
+                listed = self._memory.known.names_in(folder)
+            found += reconcile.gathered(folder, listed)
+        found = reconcile.in_order(self._told_apart(found))
+        limit = self._options.max_messages or statcache.MAX_MESSAGES
+        messages = self._measured(reconcile.recall(self._memory.known, found[:limit]))
+        facts = self._facts(len(found) > limit or reconcile.needs_both_folders(messages))
+        columns = reconcile.rendered(messages, NOTHING)
+        return self._written(statcache.assemble(NOTHING, columns, sum(messages.octets), facts))
+
+    def _told_apart(self, found: list[Found]) -> list[Found]:
+        """Return the files with those of one base name made into one message, or into twins."""
+        several = reconcile.of_one_base(found)
+        if not several:
+            return found
+        apart = [one for one in found if one[0] not in several]
+        for base, files in several.items():
+            apart += self._twins(base, files)
+        return apart
+
+    def _twins(self, base: bytes, files: list[Found]) -> list[Found]:
+        by_inode: dict[tuple[int, int], list[Found]] = {}
+        for one in files:
+            inode = self._folders.inode(one[3], one[2])
+            if inode:  # else it was renamed meanwhile, and its other name is there as well
+                by_inode.setdefault(inode, []).append(one)
+        if len(by_inode) < 2:
+            return [_one_of(links) for links in by_inode.values()]
+        twins: list[Found] = []
+        counts: dict[bytes, int] = {}
+        for inode in sorted(by_inode):  # stays the same when flags change: identical twins keep their -2, -3
+            _, _, name, mark = _one_of(by_inode[inode])
+            shown = names.twin_id(base, self._digest(mark & CUR, name))
+            counts[shown] = counts.get(shown, 0) + 1
+            suffix = b"-%d" % counts[shown] if counts[shown] > 1 else b""
+            twins.append((base, shown + suffix, name, mark | TWIN))
+        return twins
+
+    def _digest(self, folder: int, name: bytes) -> bytes:
+        try:
+            return self._folders.content_digest(folder, name)
+        except FileNotFoundError:
+            return NO_DIGEST
+        except OSError as error:
+            if error.errno not in FILE_FAULTS:
+                raise
+            return NO_DIGEST
+
+    # Octets
+
+    def _measured(self, messages: Messages) -> Messages:
+        """Return the messages with all octets known, without those that vanished meanwhile."""
+        pending = messages.unmeasured()
+        gone: list[int] = []
+        for _ in range(MEASURE_TRIES):
+            vanished = [index for index in pending if not self._measure(messages, index)]
+            if not vanished:
+                return messages.without(gone)
+            pending = self._relocated(messages, vanished)
+            gone += sorted(set(vanished).difference(pending))
+        return messages.without(gone + pending)
+
+    def _relocated(self, messages: Messages, vanished: list[int]) -> list[int]:
+        """Look for vanished files under other names; returns the indexes of those that were found."""
+        places = self._folders.names_by_base({messages.found[index][0] for index in vanished})
+        located = []
+        for index in vanished:
+            base, twin, _, mark = messages.found[index]
+            if base in places and not twin:
+                folder, name = places[base][-1]
+                messages.found[index] = (base, twin, name, mark & ~CUR | folder)
+                messages.flags[index] = messages.flags[index] & ~CUR | folder
+                located.append(index)
+        return located
+
+    def _measure(self, messages: Messages, index: int) -> bool:
+        """Look into a message's file; False if it is not there."""
+        _, _, name, mark = messages.found[index]
+        try:
+            octets, form = self._folders.measure(mark & CUR, name)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if error.errno not in FILE_FAULTS:
+                raise
+            return self._estimate(messages, index, error)
+        messages.octets[index] = octets
+        messages.flags[index] |= MEASURED | form << FORM_SHIFT
+        return True
+
+    def _estimate(self, messages: Messages, index: int, fault: OSError) -> bool:
+        """Give a message that can't be read the octets of its file: it stays listed."""
+        base, _, name, mark = messages.found[index]
+        octets = names.file_octets(base)
+        if octets < 0:
+            try:
+                octets = self._folders.status(mark & CUR, name).st_size
+            except FileNotFoundError:
+                return False
+        messages.octets[index] = octets
+        messages.flags[index] |= ESTIMATED
+        if fault.errno == errno.EIO:
+            # Perhaps it works the next time; a file without permission waits for a change of its folder.
+            self._stock.racy |= RACY[mark & CUR]
+        return True
+
+    # Writing
+
+    def _facts(self, list_both: bool) -> Facts:
+        stock, options = self._stock, self._options
+        flags = stock.racy | (LIST_BOTH if list_both else 0)
+        return Facts(options.boot_id, options.max_messages, stock.clock_ns, flags, *stock.signatures)
+
+    def _written(self, octets: bytes) -> Image:
+        """Return the image, from the Maildir if it can be written there, else from memory."""
+        if self._draft:
+            try:
+                return cachefile.write_cache(self._draft, octets)
+            except OSError as error:
+                self._warnings.append(unwritable(error))
+        return Image(statcache.Header(octets), octets, -1)
+
+
+def _one_of(links: list[Found]) -> Found:
+    """Return the file that stands for several names of one inode: the one in cur/, if there is one."""
+    base, twin, name, mark = max(links, key=lambda one: (one[3] & CUR, one[2]))
+    return base, twin, name, mark | LINKED if len(links) > 1 else mark
+
+
+def _says(header: Header, facts: Facts) -> bool:
+    """Whether a cache with these facts would tell the next session what this header tells it already."""
+    return (header.flags, header.new, header.cur, header.boot_id) == (
+        facts.flags,
+        facts.new,
+        facts.cur,
+        facts.boot_id,
+    )

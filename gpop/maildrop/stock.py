@@ -1,0 +1,104 @@
+"""
+EDGE: takes stock of the folders of a Maildir, so that no delivery can hide from the next session.
+
+What is recorded of a folder is its signature, and a delivery in the same clock tick leaves
+that as it is. So the order matters: the file system's clock first (the ctime of the draft
+of the new cache), then the signatures, then the listing, then the signatures once more.
+`reconcile.racy_flags` says why this proves something. Executed by the session, as the mail user.
+"""
+
+from __future__ import annotations
+
+import time
+
+from gpop.maildrop import reconcile, system
+from gpop.maildrop.names import CUR, NEW
+from gpop.maildrop.statcache import RACY_CUR, RACY_NEW
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gpop.maildrop.cachefile import Draft
+    from gpop.maildrop.maildir import Maildir
+    from gpop.maildrop.statcache import Signature
+
+# A folder that changes while it is listed is listed again, so many times in all.
+LIST_TRIES = 3
+# The clock of a file system steps every 1 to 10 ms, where it does not stamp in whole seconds.
+CLOCK_POLL_S = 0.001
+
+
+class Stock:
+    """
+    The folders at one moment.
+
+    Attributes:
+        clock_ns: the file system's clock before that moment.
+        signatures: of new/ and cur/.
+        racy: header flags of the folders whose signature does not prove anything.
+        listings: the names in those folders that were listed.
+    """
+
+    __slots__ = ("clock_ns", "listings", "racy", "signatures")
+
+    def __init__(self, clock_ns: int, signatures: tuple[Signature, Signature], racy: int) -> None:
+        self.clock_ns = clock_ns
+        self.signatures = signatures
+        self.racy = racy
+        self.listings: dict[int, list[bytes]] = {}
+
+
+def take_stock(
+    folders: Maildir, draft: Draft | None, clock_wait_s: float, to_list: Callable[[Stock], list[int]]
+) -> Stock:
+    """
+    List the folders that `to_list` names, at a moment when they hold still.
+
+    Readdir may miss a file that is renamed meanwhile: so a folder that changed while it was
+    listed is listed again. One that never holds still gets what all its listings hold
+    together, and is looked at again by the next session.
+
+    Raises:
+        MaildropUnavailable: a folder can't be listed.
+        OSError: the draft has no clock (any more).
+    """
+    deadline = time.monotonic() + clock_wait_s
+    seen: dict[int, set[bytes]] = {NEW: set(), CUR: set()}
+    for _ in range(LIST_TRIES):
+        stock = _settled(folders, draft, deadline)
+        _list(folders, stock, to_list(stock))
+        if folders.signatures() == stock.signatures:
+            return stock
+        for folder, listed in stock.listings.items():
+            seen[folder].update(listed)
+    # Both, whatever changed: a message on its way from new/ to cur/ must be in one of them.
+    _list(folders, stock, [NEW, CUR])
+    for folder, listed in stock.listings.items():
+        listed += [name for name in seen[folder].difference(listed) if folders.inode(folder, name)]
+    stock.racy = RACY_NEW | RACY_CUR
+    return stock
+
+
+def _list(folders: Maildir, stock: Stock, which: list[int]) -> None:
+    # new/ before cur/: a message that moves meanwhile is met twice, which is noticed, but never missed.
+    stock.listings = {folder: folders.names(folder) for folder in which}
+
+
+def _settled(folders: Maildir, draft: Draft | None, deadline: float) -> Stock:
+    """Read the clock, then the signatures; once more until these are older, or the wait is over."""
+    if draft is None:
+        return Stock(0, folders.signatures(), RACY_NEW | RACY_CUR)
+    touched = False
+    while True:
+        clock_ns = draft.clock_ns()
+        new, cur = folders.signatures()
+        racy = reconcile.racy_flags(clock_ns, new, cur)
+        left_s = deadline - time.monotonic()
+        ahead_s = (max(new[2], new[3], cur[2], cur[3]) - clock_ns) / 1e9
+        if not racy or left_s <= ahead_s or left_s <= 0:
+            return Stock(clock_ns, (new, cur), racy)
+        if touched:
+            system.sleep(CLOCK_POLL_S)
+        draft.touch()
+        touched = True

@@ -1,0 +1,259 @@
+"""
+`gpop passwd`: add, change, delete and list the accounts of a passwd-file.
+
+Rewrites the file whole and atomically, under its own owner and mode, and touches no other
+line: comments, blank lines and lines that gpop can't use stay as they are, octet for octet.
+Passwords come from a prompt or standard input, never from the command line, where every
+local user could read them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import getpass
+import os
+import pwd
+import secrets
+import sys
+from collections.abc import Callable
+
+from gpop.accounts import hashes
+from gpop.accounts.account import MaildirNotUnderstood, resolve_maildir
+from gpop.accounts.passwdfile import LineNotUsable, parse_line
+
+NEW_FILE_MODE = 0o600  # it holds password hashes
+
+
+class CommandFailed(Exception):
+    """What keeps the command from being done, in words for whoever typed it."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line of `gpop passwd`."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    add = _action(actions, "add", "add an account (and make the file, if there is none yet)")
+    add.add_argument("--uid", type=int, help="who owns the mail (default: as the system's USER, or you)")
+    add.add_argument("--gid", type=int, help="group id (default: as for --uid)")
+    add.add_argument("--home", help="absolute path of the home (default: as for --uid)")
+    add.add_argument("--maildir", help="the Maildir, if not the usual one: a path, or ~/PATH in the home")
+    _action(actions, "change", "give an account a new password")
+    _action(actions, "delete", "take an account out of the file; its mail stays")
+    _action(actions, "list", "show the accounts, without their hashes", user=False)
+
+
+def _action(
+    actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, user: bool = True
+) -> argparse.ArgumentParser:
+    parser = actions.add_parser(name, help=text, description=text)
+    parser.add_argument("file", metavar="FILE", help="the passwd-file")
+    if user:
+        parser.add_argument("user", metavar="USER")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the command line says; returns the exit status."""
+    try:
+        return ACTIONS[args.action](args)
+    except CommandFailed as error:
+        print(f"gpop passwd: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"gpop passwd: {args.file}: {error.strerror or error}", file=sys.stderr)
+    return 1
+
+
+def _add(args: argparse.Namespace) -> int:
+    name = os.fsencode(args.user)
+    uid, gid, home = _identity(args)
+    extra = b"maildir=" + os.fsencode(args.maildir) if args.maildir else b""
+    with PasswdFileEdit(args.file, create=True) as edit:
+        if edit.index_of(name) is not None:
+            raise CommandFailed(f"{args.file} has a user {args.user} already; `change` gives a new password")
+        rest = b":".join((b"%d" % uid, b"%d" % gid, b"", home, b"", extra))
+        # Everything but the password is checked before anybody is asked for one.
+        _check_line(b":".join((name, b"*", rest)), args.maildir)
+        edit.lines.append(b":".join((name, _new_hash(args.user), rest)))
+        edit.write()
+    return 0
+
+
+def _identity(args: argparse.Namespace) -> tuple[int, int, bytes]:
+    """Return uid, gid and home: as told, else those of the system's user, else one's own."""
+    entry = None
+    if None in (args.uid, args.gid, args.home):
+        try:
+            entry = pwd.getpwnam(args.user)
+        except KeyError:
+            if os.geteuid() == 0:
+                raise CommandFailed(
+                    f"the system has no user {args.user}: say --uid, --gid and --home"
+                ) from None
+            entry = pwd.getpwuid(os.geteuid())
+    uid = args.uid if entry is None or args.uid is not None else entry.pw_uid
+    gid = args.gid if entry is None or args.gid is not None else entry.pw_gid
+    home = args.home if entry is None or args.home is not None else entry.pw_dir
+    return uid, gid, os.fsencode(home)
+
+
+def _check_line(line: bytes, maildir: str | None) -> None:
+    try:
+        entry = parse_line(line)
+        if entry.maildir is not None:
+            resolve_maildir(entry.maildir, entry.home)
+    except (LineNotUsable, MaildirNotUnderstood) as error:
+        raise CommandFailed(str(error)) from None
+    # What was written must be what will be read: a ':' in a home moves all that follows it.
+    same = entry.maildir == (None if maildir is None else os.fsencode(maildir))
+    if not same or line.count(b":") != 7 or b"\n" in line or b"\r" in line:
+        raise CommandFailed("a home has no ':' and no line ends in it, a --maildir no blanks either")
+
+
+def _change(args: argparse.Namespace) -> int:
+    with PasswdFileEdit(args.file) as edit:
+        index = _index_of(edit, args)
+        hashed = _new_hash(args.user)
+        name, _, rest = edit.lines[index].split(b":", 2)
+        edit.lines[index] = b":".join((name, hashed, rest))
+        edit.write()
+    return 0
+
+
+def _delete(args: argparse.Namespace) -> int:
+    with PasswdFileEdit(args.file) as edit:
+        del edit.lines[_index_of(edit, args)]
+        edit.write()
+    return 0
+
+
+def _index_of(edit: PasswdFileEdit, args: argparse.Namespace) -> int:
+    index = edit.index_of(os.fsencode(args.user))
+    if index is None:
+        raise CommandFailed(f"{args.file} has no user {args.user}")
+    return index
+
+
+def _list(args: argparse.Namespace) -> int:
+    """Print name, uid, gid, home and maildir of each account; lines that can't be used are named."""
+    status = 0
+    with open(args.file, "rb") as file:
+        lines = file.read().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        line = line.removesuffix(b"\r")
+        if not line.strip() or line.startswith(b"#"):
+            continue
+        try:
+            entry = parse_line(line)
+        except LineNotUsable as error:
+            print(f"gpop passwd: {args.file}:{number}: {error}", file=sys.stderr)
+            status = 1
+            continue
+        paths = [entry.home, *([] if entry.maildir is None else [b"maildir=" + entry.maildir])]
+        shown = [octets.decode("utf-8", "backslashreplace") for octets in (entry.name, *paths)]
+        print(shown[0], entry.uid, entry.gid, *shown[1:])
+    return status
+
+
+ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "add": _add,
+    "change": _change,
+    "delete": _delete,
+    "list": _list,
+}
+
+
+def _new_hash(user: str) -> bytes:
+    """Ask for a password, twice where somebody types it, and return its hash."""
+    if sys.stdin.isatty():
+        password = os.fsencode(getpass.getpass(f"Password for {user}: "))
+        if password != os.fsencode(getpass.getpass("Again: ")):
+            raise CommandFailed("the two are not the same; nothing was changed")
+    else:
+        line = sys.stdin.buffer.readline(hashes.MAX_PASSWORD_OCTETS + 3)
+        password = line.removesuffix(b"\n").removesuffix(b"\r")
+    try:
+        return hashes.make(password)
+    except hashes.HashNotUsable as error:
+        raise CommandFailed(str(error)) from None
+
+
+class PasswdFileEdit:
+    """
+    A passwd-file being edited: `lines` without their ends; `write` puts them in its place.
+
+    Locked against other `gpop passwd` as long as the context lasts. A symbolic link is
+    followed, so that it stays one.
+    """
+
+    def __init__(self, path: str, create: bool = False) -> None:
+        self.path = os.path.realpath(path)
+        self.lines: list[bytes] = []
+        self._create = create
+        self._fd = -1
+        self._is_new = False
+
+    def __enter__(self) -> PasswdFileEdit:
+        self._fd = self._open_locked()
+        with open(self._fd, "rb", closefd=False) as file:
+            octets = file.read()
+        self.lines = octets.split(b"\n")
+        if self.lines[-1] == b"":
+            self.lines.pop()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._is_new:
+            os.unlink(self.path)  # made only to be locked, and nothing came of it
+        os.close(self._fd)
+
+    def _open_locked(self) -> int:
+        while True:
+            try:
+                fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                if not self._create:
+                    raise
+                fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, NEW_FILE_MODE)
+                self._is_new = True
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            try:
+                replaced = not os.path.samestat(os.fstat(fd), os.stat(self.path))
+            except FileNotFoundError:
+                replaced = True
+            if not replaced:
+                return fd
+            os.close(fd)  # another gpop passwd has just put a new file in its place
+
+    def index_of(self, name: bytes) -> int | None:
+        """Return the place of the first line of `name`, the one that holds; None if there is none."""
+        for index, line in enumerate(self.lines):
+            if line.startswith(name + b":") and not line.startswith(b"#"):
+                return index
+        return None
+
+    def write(self) -> None:
+        """Put `lines` in the file's place: complete, or not at all."""
+        status = os.fstat(self._fd)
+        temporary = f"{self.path}.{secrets.token_hex(6)}"
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, NEW_FILE_MODE)
+        try:
+            with open(fd, "wb") as file:
+                file.write(b"".join(line + b"\n" for line in self.lines))
+                file.flush()
+                if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(fd, status.st_uid, status.st_gid)
+                os.fchmod(fd, status.st_mode & 0o7777)
+                os.fsync(fd)
+            os.rename(temporary, self.path)
+            self._is_new = False
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        self._sync_directory()
+
+    def _sync_directory(self) -> None:
+        directory = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

@@ -1,0 +1,195 @@
+"""What a session is, seen from outside and tried from inside: one user, one jail, nobody's secrets."""
+
+from __future__ import annotations
+
+import os
+import poplib
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from gpop.privsep import credentials
+from tests.serving import PASSWORD, ROOT, Server, Site
+
+pytestmark = pytest.mark.skipif(not ROOT, reason="only root can give up root: run the tests as root")
+
+UID, OTHER_UID = 61001, 61002
+
+
+@pytest.fixture
+def site():
+    """A site with three accounts."""
+    made = Site(accounts=3, session__autologout_s=60)
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def server(site):
+    """gpop on it, as root."""
+    with Server(site) as running:
+        yield running
+
+
+def in_child(code: str, **values: object) -> str:
+    """Run code in a child that may give up root; returns what it printed."""
+    prologue = "".join(f"{name} = {value!r}\n" for name, value in values.items())
+    result = subprocess.run(
+        [sys.executable, "-c", prologue + textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+BECOME = """
+import os
+from gpop.privsep import credentials
+try:
+    fd = credentials.become_user(uid, uid, [uid], os.fsencode(home), os.fsencode(maildir), jail, (1, 1))
+    print("became", os.getresuid(), os.getresgid(), os.getgroups(), sorted(os.listdir("/")))
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize("jail, seen", [("maildir", "cur"), ("home", "Maildir"), ("none", "proc")])
+def test_the_jail_is_what_was_asked_for(site, jail, seen):
+    """Afterwards all ids and groups are the user's, and / is the jail."""
+    values = {"uid": UID, "home": str(site.home("user1")), "maildir": str(site.maildir("user1"))}
+    output = in_child(BECOME, jail=jail, **values)
+    assert output.startswith(f"became ({UID}, {UID}, {UID}) ({UID}, {UID}, {UID}) [{UID}] ")
+    assert f"'{seen}'" in output
+
+
+def test_a_link_to_another_users_maildir_is_refused(site):
+    """The user's link into a 0700 home of another is not followed: root does not open it for him."""
+    site.maildir("user1").rename(site.home("user1") / "old")
+    (site.home("user1") / "Maildir").symlink_to(site.maildir("user2"))
+    values = {"uid": UID, "home": str(site.home("user1")), "maildir": str(site.maildir("user1"))}
+    assert in_child(BECOME, jail="maildir", **values).startswith("PermissionError")
+    # And where the other home is open to all, the owner is still wrong.
+    site.home("user2").chmod(0o755)
+    site.maildir("user2").chmod(0o755)
+    assert "maildir_not_owned" in in_child(BECOME, jail="maildir", **values)
+
+
+def test_low_ids_are_refused(site):
+    """uid 0, and everything below first_valid_uid and first_valid_gid, gets no session."""
+    home, maildir = os.fsencode(site.home("user1")), os.fsencode(site.maildir("user1"))
+    for uid, gid, first in ((0, 100, (0, 0)), (999, 1000, (1000, 1)), (1000, 99, (1, 100))):
+        with pytest.raises(credentials.CredentialsRefused, match="id_too_low"):
+            credentials.become_user(uid, gid, [], home, maildir, "maildir", first)
+
+
+def test_an_unmounted_home_is_not_an_empty_maildrop(site):
+    """A home that is root's own has no Maildir to be absent from."""
+    shutil.rmtree(site.maildir("user1"))
+    os.chown(site.home("user1"), 0, 0)
+    site.home("user1").chmod(0o755)
+    values = {"uid": UID, "home": str(site.home("user1")), "maildir": str(site.maildir("user1"))}
+    assert "home_not_owned" in in_child(BECOME, jail="maildir", **values)
+
+
+def status_of(pid: int) -> dict[str, str]:
+    """The lines of /proc/PID/status."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def test_a_session_is_the_mail_user_and_nobody_else(server):
+    """From outside: ids, groups, capabilities, jail, no new privileges, and its descriptors."""
+    with server.login("user1"), server.login("user2"):
+        sessions = {status_of(pid)["Uid"].split()[0]: pid for pid in server.pids("session")}
+        assert set(sessions) == {str(UID), str(OTHER_UID)}
+        for uid, pid in sessions.items():
+            status = status_of(pid)
+            assert set(status["Uid"].split()) == {uid} and set(status["Gid"].split()) == {uid}
+            assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == int(status["CapInh"], 16) == 0
+            assert status["NoNewPrivs"] == "1"
+            assert os.readlink(f"/proc/{pid}/root") == str(server.site.maildir(f"user{int(uid) - 61000}"))
+            opened = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+            assert sum(target.startswith("socket:") for target in opened) == 2
+            home = str(server.site.home(f"user{int(uid) - 61000}"))
+            for target in opened:
+                assert target == "/dev/null" or target.startswith(("socket:", home)), opened
+
+
+def test_a_front_is_the_service_user_in_an_empty_jail(server):
+    """No rights, no files, no new privileges."""
+    for pid in server.pids("front"):
+        status = status_of(pid)
+        assert "0" not in status["Uid"].split() and "0" not in status["Gid"].split()
+        assert status["Groups"] == "" and int(status["CapEff"], 16) == 0 and status["NoNewPrivs"] == "1"
+        assert os.listdir(f"/proc/{pid}/root/") == []
+
+
+def test_no_session_holds_a_password(server):
+    """The memory of a session holds no password: neither its own login's nor an earlier one's."""
+    server.pop("user0").quit()
+    with pytest.raises(poplib.error_proto):
+        server.pop("user2", "a quite unmistakable password")
+    with server.login("user1"):
+        (pid,) = server.pids("session")
+        os.kill(pid, signal.SIGSTOP)
+        memory = _memory_of(pid)
+        os.kill(pid, signal.SIGCONT)
+    assert b"user1" in memory, "the memory was not read"
+    assert PASSWORD.encode() not in memory
+    assert b"a quite unmistakable password" not in memory
+
+
+def _memory_of(pid: int) -> bytes:
+    memory = bytearray()
+    with open(f"/proc/{pid}/mem", "rb") as file:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            area, permissions = line.split()[:2]
+            if "r" not in permissions or line.endswith(("[vvar]", "[vsyscall]", "[vvar_vclock]")):
+                continue
+            start, end = (int(word, 16) for word in area.split("-"))
+            file.seek(start)
+            try:
+                memory += file.read(end - start)
+            except OSError:
+                continue
+    return bytes(memory)
+
+
+def test_planted_modules_are_not_imported(server):
+    """A user puts Python files where a jailed import would find them; the session runs none of them."""
+    maildir = server.site.maildir("user1")
+    planted = "import os\nopen('/planted', 'w').close()\n"
+    for name in ("encodings", "idlelib", "_strptime", "calendar", "hashlib", "gzip", "random", "linecache"):
+        (maildir / f"{name}.py").write_text(planted)
+    server.site.deliver(b"Subject: \xff\xfe 8-bit\n\n.\r\nbody", "user1", base="x" * 90)
+    with server.login("user1") as dialogue:
+        dialogue.send(b"CAPA\r\nSTAT\r\nUIDL\r\nTOP 1 1\r\nRETR 1\r\n")
+        dialogue.send(b"XYZZY \xff\r\nLIST 9\r\nDELE 1\r\nQUIT\r\n")
+        dialogue.rest()
+    assert server.wait_for_event("session_closed")["close_reason"] == "quit"
+    assert not (maildir / "planted").exists()
+
+
+def test_the_import_machinery_of_a_session_is_empty():
+    """Nothing can be imported after the drop: path, finders and hooks are gone before the first fork."""
+    output = in_child(
+        """
+        import sys
+        from gpop import broker
+        broker._close_import_system()
+        print(sys.path, sys.meta_path, sys.path_hooks, dict(sys.path_importer_cache))
+        try:
+            import calendar
+        except ImportError:
+            print("refused")
+        """
+    )
+    assert output == "[] [] [] {}\nrefused\n"

@@ -1,0 +1,488 @@
+"""Reading the config: every problem, with its key, its line, its value and what would be right."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpop import config, config_command, machine_checks, toml_lines
+from gpop.settings import SETTINGS
+
+SOURCE = '[[accounts.sources]]\ntype = "passwd-file"\npath = "passwd"\n'
+
+Write = Callable[[str], str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a config file beside an empty passwd-file; returns its path."""
+    passwd = tmp_path / "passwd"
+    passwd.touch(mode=0o600)
+
+    def write_config(text: str) -> str:
+        path = tmp_path / "gpop.toml"
+        path.write_text(text, "utf-8", newline="")
+        return str(path)
+
+    return write_config
+
+
+def problems(path: str) -> list[config.Problem]:
+    """What is wrong with the file itself, whatever the machine says."""
+    return config.read(path).errors
+
+
+def only_problem(path: str) -> config.Problem:
+    found = problems(path)
+    assert len(found) == 1, found
+    return found[0]
+
+
+# Values
+
+
+def test_a_file_with_only_a_source_has_the_defaults(write: Write) -> None:
+    """What is not said has its documented default."""
+    reading = config.read(write(SOURCE))
+    assert not reading.errors
+    settings = reading.config()
+    assert settings.session.autologout_s == 600
+    assert settings.broker.listen == ["127.0.0.1:110", "[::1]:110"]
+    assert settings.auth.cache_enabled is False
+
+
+def test_every_setting_reaches_a_process(write: Write) -> None:
+    """A setting that no process gets would be read, checked, and without effect."""
+    plain = config.read(write(SOURCE)).config().as_plain()
+    handed_over = set().union(*plain.values())
+    assert handed_over == {setting.field for setting in SETTINGS} | {"sources"}
+
+
+def test_settings_are_plain_values(write: Write) -> None:
+    """What JSON makes of the settings is the same again, so the broker reads them without gpop.config."""
+    plain = config.read(write(SOURCE + '[server]\nlisten = ["[::1]:0"]\n')).config().as_plain()
+    assert json.loads(json.dumps(plain)) == plain
+    assert plain["broker"]["listen"] == ["[::1]:0"]
+
+
+def test_a_passwd_file_is_looked_for_beside_the_config(write: Write, tmp_path: Path) -> None:
+    """A relative path does not depend on where gpop was started."""
+    settings = config.read(write(SOURCE)).config()
+    assert settings.auth.sources == [{"type": "passwd-file", "path": str(tmp_path / "passwd")}]
+
+
+def test_addresses_and_networks_take_their_normal_form(write: Write) -> None:
+    """The same address in another spelling is the same address."""
+    text = SOURCE + '[server]\nlisten = ["[0:0:0:0:0:0:0:1]:0110"]\n[accounts.cache]\n[log]\n'
+    assert config.read(write(text)).config().broker.listen == ["[::1]:110"]
+
+
+# Problems
+
+
+@pytest.mark.parametrize(
+    ("section", "line", "key", "hint"),
+    [
+        ("server", "fronts = 0", "server.fronts = 0", "a whole number from 1 to 64"),
+        ("server", "fronts = true", "server.fronts = true", "a whole number"),
+        ("server", "fronts = 1.5", "server.fronts = 1.5", "a whole number"),
+        ("server", 'user = ""', 'server.user = ""', "the name of a user"),
+        ("server", "user = 5", "server.user = 5", "the name of a user"),
+        ("server", "listen = []", "server.listen = []", "must not be empty"),
+        ("server", 'listen = "127.0.0.1:110"', "server.listen = ", "a list"),
+        ("server", 'listen = ["localhost:110"]', "server.listen[1] = ", "an IP address and a port"),
+        ("server", 'listen = ["127.0.0.1"]', "server.listen[1] = ", "the port is missing"),
+        ("server", 'listen = ["127.0.0.1:65536"]', "server.listen[1] = ", "a number from 0 to 65535"),
+        ("server", 'listen = ["::1:110"]', "server.listen[1] = ", "square brackets"),
+        ("server", 'listen = ["[127.0.0.1]:110"]', "server.listen[1] = ", "square brackets"),
+        ("server", 'listen = ["*:110"]', "server.listen[1] = ", '"0.0.0.0:110" and "[::]:110"'),
+        ("server", 'listen = ["127.0.0.1:0", "[::1]:1", "[::1]:1"]', "server.listen[3] = ", "twice"),
+        ("server", 'listen = ["127.0.0.1:1", "0.0.0.0:1"]', "server.listen[1] = ", "already includes"),
+        ("server", 'run_dir = "run/gpop"', "server.run_dir = ", "an absolute path"),
+        ("server", 'hostname = "a b"', "server.hostname = ", "a host name"),
+        ("session", 'jail = "maildr"', "session.jail = ", 'did you mean "maildir"?'),
+        ("session", 'lock = "yes"', "session.lock = ", "true or false"),
+        ("session", "autologout_s = -1", "session.autologout_s = -1", "a number of seconds"),
+        ("session", "autologout_s = nan", "session.autologout_s = NaN", "a number of seconds"),
+        ("session", "autologout_s = 06:00:00", "session.autologout_s = ", "a number of seconds"),
+        ("accounts", "first_valid_uid = 0", "accounts.first_valid_uid = 0", "from 1 to"),
+        ("accounts", 'maildir = "~/Maildir"', "accounts.maildir = ", "inside each home"),
+        ("accounts", 'maildir = "../Maildir"', "accounts.maildir = ", "no .."),
+        ("accounts", 'trusted_networks = ["10.0.0.1/8"]', "accounts.trusted_networks[1] = ", '"10.0.0.0/8"'),
+        ("accounts", 'trusted_networks = ["lan"]', "accounts.trusted_networks[1] = ", "an IP address or"),
+        ("accounts.cache", "max_entries = 0", "accounts.cache.max_entries = 0", "from 1 to"),
+        ("log", "dialogue_users = [5]", "log.dialogue_users[1] = 5", "a login name"),
+        ("log", 'format = "jsno"', "log.format = ", 'did you mean "json"?'),
+    ],
+)
+def test_a_bad_value_is_named_with_what_would_be_right(
+    write: Write, section: str, line: str, key: str, hint: str
+) -> None:
+    """Key, line, value and the accepted form stand in one sentence."""
+    path = write(f"{SOURCE}\n[{section}]\n{line}\n")
+    text = str(only_problem(path))
+    assert text.startswith(f"{path}:6: {key}"), text
+    assert hint in text, text
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "hint"),
+    [
+        ("[session]\nautologut_s = 5\n", 2, 'did you mean "session.autologout_s"?'),
+        ("[server]\nautologout_s = 5\n", 2, 'did you mean "session.autologout_s"?'),
+        ("autologout_s = 5\n", 1, 'did you mean "session.autologout_s"?'),
+        ("[loging]\nlevel = 'info'\n", 1, 'did you mean "log"?'),
+        ("[session]\nquantum = 1\n", 2, "unknown setting"),
+        ('"session.lock" = false\n', 1, "unknown setting"),
+        ("[[server]]\nfronts = 1\n", 1, "[server]"),
+        ("log = 'json'\n", 1, "[log]"),
+    ],
+)
+def test_an_unknown_setting_is_a_problem_with_a_guess(write: Write, text: str, line: int, hint: str) -> None:
+    """A mistyped setting never silently means its default."""
+    problem = only_problem(write(text + SOURCE))
+    assert problem.line == line
+    assert hint in problem.text
+
+
+def test_every_problem_is_reported_at_once(write: Write) -> None:
+    """One run of check-config is enough to mend a file; the problems come in the order of their lines."""
+    server = '[server]\nfronts = 0\nlisten = [\n  "x",\n  "127.0.0.1:1",\n  "y"]\n'
+    path = write(server + "[log]\nlevel = 1\nsize = 2\n")
+    with pytest.raises(config.ConfigErrors) as raised:
+        config.load(path)
+    found = [(problem.line, problem.key) for problem in raised.value.problems if problem.key != "server.user"]
+    assert found == [
+        (0, "accounts.sources"),
+        (2, "server.fronts"),
+        (4, "server.listen[1]"),
+        (6, "server.listen[3]"),
+        (8, "log.level"),
+        (9, "log.size"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "hint"),
+    [
+        ('[server]\nuser = gpop\n', 2, "column 8"),
+        ("[server]\nfronts = 1\nfronts = 2\n", 3, "twice"),
+        ("[server]\n\n[server]\n", 3, "twice"),
+        ("[server]\nlisten = [\n", 2, "ends too early"),
+        ("[log]\r\nformat = 'x\r\n", 2, "not TOML"),
+    ],
+)
+def test_a_mistake_in_the_toml_names_its_line(write: Write, text: str, line: int, hint: str) -> None:
+    """An administrator finds a forgotten quote without counting lines."""
+    problem = only_problem(write(text))
+    assert (problem.line, hint in problem.text) == (line, True), problem
+
+
+def test_octets_that_are_not_utf_8_name_their_line(tmp_path: Path) -> None:
+    """A file in Latin-1 says so instead of ending in a traceback."""
+    path = tmp_path / "gpop.toml"
+    path.write_bytes(b"[server]\n# Gr\xfc\xdfe\n")
+    problem = only_problem(str(path))
+    assert problem.line == 2
+    assert "0xfc" in problem.text
+
+
+def test_a_file_that_cannot_be_read_is_one_problem(tmp_path: Path) -> None:
+    """Nothing else is complained about when nothing is known."""
+    with pytest.raises(config.ConfigErrors) as missing:
+        config.load(str(tmp_path / "nowhere.toml"))
+    assert str(missing.value) == f"{tmp_path}/nowhere.toml: cannot be read: No such file or directory"
+    assert "directory" in str(only_problem(str(tmp_path)))
+
+
+# Sources
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "hint"),
+    [
+        ("", 0, "nobody could log in"),
+        ("[accounts]\nsources = []\n", 2, "nobody could log in"),
+        ('[accounts]\nsources = ["pam"]\n', 2, "[[accounts.sources]]"),
+        ('[accounts.sources]\ntype = "pam"\n', 1, "[[accounts.sources]]"),
+        ('[[accounts.sources]]\npath = "x"\n', 1, "the type is missing"),
+        ('[[accounts.sources]]\ntype = "pm"\n', 2, 'did you mean "pam"?'),
+        ('[[accounts.sources]]\ntype = "passwd-file"\n', 1, "path is missing"),
+        ('[[accounts.sources]]\ntype = "pam"\npath = "x"\n', 3, "no such setting"),
+        ('[[accounts.sources]]\ntype = "pam"\nservice = "../x"\n', 3, "the name of a PAM service"),
+        ('[[accounts.sources]]\ntype = "pam"\nservice = "OTHER"\n', 3, 'not "other"'),
+        (SOURCE + SOURCE, 4, "for the second time"),
+    ],
+)
+def test_sources_are_checked_one_by_one(write: Write, text: str, line: int, hint: str) -> None:
+    """Without a usable source nobody could log in, so each must be right."""
+    problem = only_problem(write(text))
+    assert (problem.line, hint in problem.text) == (line, True), problem
+
+
+def test_a_bad_source_does_not_shift_the_place_of_the_next(write: Write, tmp_path: Path) -> None:
+    """What the machine says about the second source names the second source."""
+    path = write('[[accounts.sources]]\ntype = "x"\n' + SOURCE.replace('"passwd"', '"no"'))
+    with pytest.raises(config.ConfigErrors) as raised:
+        config.load(path)
+    found = {problem.key: problem for problem in raised.value.problems}
+    assert found["accounts.sources[2].path"].line == 5
+    assert "No such file" in found["accounts.sources[2].path"].text
+
+
+# What the machine says
+
+
+def as_user(monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+
+
+def machine_problems(path: str) -> config.Reading:
+    reading = config.read(path)
+    assert not reading.errors
+    machine_checks.check(reading)
+    return reading
+
+
+def test_a_missing_passwd_file_is_an_error(write: Write) -> None:
+    """Otherwise each login would be told [SYS/TEMP], and nobody would know why."""
+    with pytest.raises(config.ConfigErrors) as raised:
+        config.load(write(SOURCE.replace('"passwd"', '"nowhere"')))
+    assert "nowhere" in str(raised.value)
+
+
+@pytest.mark.parametrize(("mode", "errors", "warnings"), [(0o600, 0, 0), (0o604, 0, 1), (0o602, 1, 0)])
+def test_the_passwd_file_is_nobody_elses(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, errors: int, warnings: int
+) -> None:
+    """Readable by others is a warning, writable an error: who writes there makes accounts."""
+    as_user(monkeypatch, 1000)
+    path = write(SOURCE + '[server]\nlisten = ["127.0.0.1:0"]\n')
+    (tmp_path / "passwd").chmod(mode)
+    reading = machine_problems(path)
+    assert (len(reading.errors), len(reading.warnings)) == (errors, warnings)
+
+
+def test_a_line_of_the_passwd_file_that_cannot_be_used_is_a_warning(write: Write, tmp_path: Path) -> None:
+    """One bad line keeps one user out, and check-config says which line it is."""
+    path = write(SOURCE)
+    (tmp_path / "passwd").write_text("# comment\nanna:{WHAT}x:1000:1000::/home/anna:\n")
+    found = [str(warning) for warning in machine_problems(path).warnings]
+    assert any(text.startswith(f"{tmp_path}/passwd:2: ") and "WHAT" in text for text in found), found
+
+
+def test_root_needs_the_service_user(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fronts must not run as root because a user was forgotten, nor as root by name."""
+    as_user(monkeypatch, 0)
+    missing = machine_problems(write(SOURCE + '[server]\nuser = "no-such-user"\n')).errors
+    assert [(problem.key, problem.line) for problem in missing] == [("server.user", 5)]
+    is_root = machine_problems(write(SOURCE + '[server]\nuser = "root"\n')).errors
+    assert "this is root" in is_root[0].text
+
+
+def test_without_root_the_service_user_does_not_matter(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A laptop has no user gpop and needs none."""
+    as_user(monkeypatch, 1000)
+    assert not machine_problems(write(SOURCE)).errors
+
+
+def test_without_root_pam_is_an_error_and_a_low_port_a_warning(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both would fail later, with less to go by."""
+    as_user(monkeypatch, 1000)
+    monkeypatch.setattr(machine_checks, "_first_unprivileged_port", lambda: 1024)
+    text = '[[accounts.sources]]\ntype = "pam"\nservice = "login"\n[server]\nlisten = ["127.0.0.1:110"]\n'
+    reading = machine_problems(write(text))
+    assert any("need root" in problem.text for problem in reading.errors)
+    assert [warning.key for warning in reading.warnings] == ["server.listen[1]"]
+
+
+def test_a_pam_service_without_a_file_is_an_error(write: Write) -> None:
+    """PAM would ask its service `other` instead, which may accept anybody."""
+    reading = machine_problems(write('[[accounts.sources]]\ntype = "pam"\nservice = "gpop-no-such"\n'))
+    assert any("/etc/pam.d/gpop-no-such" in problem.text for problem in reading.errors)
+
+
+def test_the_run_directory_must_be_roots(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A jail into which somebody else can write is none."""
+    as_user(monkeypatch, 0)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(0o777)
+    text = SOURCE + f'[server]\nuser = "nobody"\nrun_dir = "{tmp_path}/run"\n'
+    assert [problem.key for problem in machine_problems(write(text)).errors] == ["server.run_dir"]
+
+
+def test_a_config_that_everybody_can_write_is_an_error(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root does what the file says."""
+    as_user(monkeypatch, 0)
+    path = write(SOURCE + '[server]\nuser = "nobody"\n')
+    os.chmod(path, 0o666)
+    assert "chmod o-w" in str(machine_problems(path).errors[0])
+
+
+# Warnings
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("autologout_s = 599", "RFC 1939 section 3"),
+        ("lock = false", "RFC 1939 section 8"),
+        ('jail = "none"', "can read every file"),
+    ],
+)
+def test_what_is_allowed_and_unwise_is_a_warning(
+    write: Write, monkeypatch: pytest.MonkeyPatch, line: str, hint: str
+) -> None:
+    """A warning says so and starts all the same."""
+    as_user(monkeypatch, 0)
+    reading = machine_problems(write(f'{SOURCE}[server]\nuser = "nobody"\n[session]\n{line}\n'))
+    assert not reading.errors
+    assert [(warning.line, hint in warning.text) for warning in reading.warnings] == [(7, True)]
+
+
+# The two ways to ask
+
+
+def test_the_short_lived_process_prints_json(write: Write) -> None:
+    """The broker gets values or errors, and an exit status, from a process that then is gone."""
+    path = write(SOURCE.replace('"passwd"', '"nowhere"'))
+    main = Path(__file__).parent.parent / "gpop" / "__main__.py"
+    command = [sys.executable, "-I", str(main), "read-config", path]
+    done = subprocess.run(command, capture_output=True, check=False, cwd="/")
+    answer = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert any("nowhere" in error for error in answer["errors"])
+
+
+def test_main_prints_the_settings(
+    write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the broker reads has one group of settings for each process."""
+    as_user(monkeypatch, 1000)
+    assert config.main([write(SOURCE + "[session]\nlock = false\n")]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert set(answer["settings"]) == {"broker", "front", "auth", "session"}
+    assert answer["settings"]["session"]["lock"] is False
+    assert any("session.lock = false" in warning for warning in answer["warnings"])
+
+
+def check_config(path: str) -> int:
+    parser = argparse.ArgumentParser()
+    config_command.add_arguments(parser)
+    return config_command.run(parser.parse_args(["--config", path]))
+
+
+def test_check_config_tells_errors_from_warnings(
+    write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exit status is that of the errors; warnings are shown beside them."""
+    as_user(monkeypatch, 1000)
+    path = write(SOURCE + "[session]\nlock = false\n")
+    assert check_config(path) == 0
+    assert f"warning: {path}:5: session.lock = false: " in capsys.readouterr().out
+    path = write(SOURCE + "[session]\nlock = false\njail = 1\n")
+    assert check_config(path) == 1
+    printed = capsys.readouterr().out
+    assert f"error: {path}:6: session.jail = 1: " in printed
+    assert f"{path}: 1 error, " in printed
+
+
+# Lines
+
+
+def test_lines_are_found_in_every_form_toml_has() -> None:
+    """Dotted and quoted keys, nested tables, strings that look like TOML: the line is the right one."""
+    text = '''\
+# [not.a.table]
+top = """
+[also.not]
+x = 1
+""" # end
+a.b . "c d" = 1
+
+[t . "u"]
+list = [ # comment ]
+  "]", [1,
+  2], {k = "}", l = [
+    3]},
+]
+date = 1979-05-27T07:32:00Z
+f = 1.5
+[[s]]
+n = 1
+[[s]]
+n = \'\'\'a
+\'\'\'
+[s.sub]
+m = 2
+'''
+    tomllib.loads(text)
+    lines = toml_lines.lines_of(text)
+    expected: dict[toml_lines.Path, int] = {
+        ("top",): 2,
+        ("a", "b", "c d"): 6,
+        ("t", "u"): 8,
+        ("t", "u", "list"): 9,
+        ("t", "u", "list", 0): 10,
+        ("t", "u", "list", 1, 1): 11,
+        ("t", "u", "list", 2, "k"): 11,
+        ("t", "u", "list", 2, "l", 0): 12,
+        ("t", "u", "date"): 14,
+        ("t", "u", "f"): 15,
+        ("s", 0): 16,
+        ("s", 0, "n"): 17,
+        ("s", 1, "n"): 19,
+        ("s", 1, "sub", "m"): 22,
+    }
+    assert {path: lines.get(path) for path in expected} == expected
+
+
+scalars = st.one_of(
+    st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=8)
+)
+keys = st.text(min_size=1, max_size=6)
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3), max_leaves=6)
+
+
+def toml_string(text: str) -> str:
+    # JSON's escapes are TOML's, but for half of a surrogate pair and DEL.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def toml_value(value: object) -> str:
+    if isinstance(value, str):
+        return toml_string(value)
+    if isinstance(value, list):
+        return "[" + ",\n".join(map(toml_value, value)) + "]"
+    return json.dumps(value)
+
+
+@given(st.dictionaries(keys, st.dictionaries(keys, values, max_size=3), max_size=4))
+def test_every_key_of_any_document_has_its_line(document: dict[str, dict[str, object]]) -> None:
+    """On the line that is named stands the key, whatever strings and lists are around it."""
+    text = ""
+    for section, table in document.items():
+        text += f"[{toml_string(section)}]\n"
+        for key, value in table.items():
+            text += f"{toml_string(key)} = {toml_value(value)} # = [\n"
+    assert tomllib.loads(text) == document
+    rows = text.split("\n")
+    lines = toml_lines.lines_of(text)
+    for section, table in document.items():
+        assert rows[lines[(section,)] - 1] == f"[{toml_string(section)}]"
+        for key in table:
+            assert rows[lines[(section, key)] - 1].startswith(f"{toml_string(key)} = ")
