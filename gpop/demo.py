@@ -124,12 +124,14 @@ def _write_private(path: Path, text: str) -> None:
 
 def _default_directory() -> Path:
     """The user's cache directory; without a home a new folder, which nobody else can write to."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="gpop-demo-"))
-    return cache if os.access(cache, os.W_OK) else Path(tempfile.mkdtemp(prefix="gpop-demo-"))
+        if os.access(cache, os.W_OK):
+            return cache
+    except (OSError, RuntimeError):  # RuntimeError: pathlib knows of no home
+        pass
+    return Path(tempfile.mkdtemp(prefix="gpop-demo-"))
 
 
 def _free_port() -> int:
@@ -159,14 +161,14 @@ Everything it needs is in {place}
 There is no root here, so there is no jail: sessions run as {_own_name()}, with all of that user's
 rights. A gpop that root starts locks each session into its maildrop, as the mail user.
 
-Type in another terminal, twice:
+Type one of these in another terminal, twice:
 
   curl --user {NAME}:{PASSWORD} pop3://{HOST}:{port}/
+  python3 -c "import poplib; {login}; print(*p.stat()); p.quit()"
 
-and, to read message 6, or to ask from Python:
+and, to read message 6:
 
   curl --user {NAME}:{PASSWORD} pop3://{HOST}:{port}/6
-  python3 -c "import poplib; {login}; print(p.stat(), p.uidl()); p.quit()"
 
 In the log below, look at `cache` in each session_closed. The first poll is a "rebuild": nobody had
 looked at the maildrop yet. The second is a "hit": its answers were lying there. Reading a message

@@ -29,7 +29,7 @@ import gevent.socket
 from gpop import events
 from gpop.config import FrontSettings
 from gpop.pop3 import decisions, wire
-from gpop.pop3.authorization import Authorization
+from gpop.pop3.authorization import LOGIN_REFUSED, Authorization, greeting
 from gpop.privsep import channel, credentials, messages
 from gpop.privsep.messages import Frame
 
@@ -41,12 +41,14 @@ MAX_ANSWER_OCTETS = 8192
 MAX_REFUSALS = 5
 MAX_BAD_COMMANDS = 25
 
-REFUSAL_TEXTS = {
-    "AUTH": "Authentication failed",
-    "SYS/TEMP": "Temporary failure, please try again later",
-    "SYS/PERM": "This account can't be served, please ask the administrator",
-    "IN-USE": "Too many sessions of this account",
+REFUSALS = {
+    "AUTH": LOGIN_REFUSED,
+    "SYS/TEMP": wire.err("Temporary failure, please try again later", "SYS/TEMP"),
+    "SYS/PERM": wire.err("This account can't be served, please ask the administrator", "SYS/PERM"),
+    "IN-USE": wire.err("Too many sessions of this account", "IN-USE"),
 }
+# A login that no account can be meant by (an empty password, say) is refused without asking auth.
+REFUSED_HERE = {"code": "AUTH", "user": "", "source": "front"}
 CROWDED = wire.err("Too many connections, please try again later", "SYS/TEMP")
 
 
@@ -96,14 +98,15 @@ class Connection:
             if isinstance(decision, decisions.Login):
                 if self._login(decision):
                     return "session"
-                if self.refusals >= MAX_REFUSALS:
-                    return "too_many_refusals"
-                continue
-            assert isinstance(decision, decisions.Reply | decisions.Close)
-            self._reply(decision.octets)
-            if isinstance(decision, decisions.Close):
-                return "quit"
-            bad_commands += decision.octets.startswith(b"-ERR")
+            else:
+                self._reply(decision.octets)
+                bad_commands += decision.octets.startswith(b"-ERR")
+                if isinstance(decision, decisions.RefusedLogin):
+                    self._log_refusal(decision, REFUSED_HERE | {"reason": decision.reason})
+                elif isinstance(decision, decisions.Close):
+                    return "quit"
+            if self.refusals >= MAX_REFUSALS:
+                return "too_many_refusals"
             if bad_commands >= MAX_BAD_COMMANDS:
                 return "too_many_errors"
 
@@ -136,6 +139,8 @@ class Connection:
 
     def _login(self, login: decisions.Login) -> bool:
         """Have a login decided and served; returns whether there was a session."""
+        # From here on the broker's "drain at once" must not cut it off.
+        self.front.before_login.discard(gevent.getcurrent())
         started = time.monotonic()
         login_id = self.front.new_login_id()
         unread = self.reader.take_rest()
@@ -153,7 +158,10 @@ class Connection:
         if outcome.served:
             self._log_session(login_id, login, started, outcome)
             return True
-        self._refused(login_id, login, started, outcome, unread)
+        self._refuse(login_id, login, started, outcome)
+        self.front.before_login.add(gevent.getcurrent())
+        self.authorization.login_refused()
+        self.reader.feed(unread)
         return False
 
     def _hand_over(
@@ -217,30 +225,37 @@ class Connection:
             return False
         return True
 
-    def _refused(
-        self, login_id: int, login: decisions.Login, started: float, outcome: Outcome, unread: bytes
-    ) -> None:
+    def _refuse(self, login_id: int, login: decisions.Login, started: float, outcome: Outcome) -> None:
         """Log and say that there is no session; the connection stays in AUTHORIZATION."""
-        # Nobody refused and nobody served: the process that had the login is dead.
-        gone: dict[str, Any] = {"code": "SYS/TEMP", "reason": "session_gone" if outcome.accepted else "auth_gone"}
-        refused = outcome.refused or gone
+        refused = outcome.refused
+        if refused is None:
+            # Nobody refused and nobody served: the process that had the login is dead.
+            reason = "session_gone" if outcome.accepted else "auth_gone"
+            refused = {"code": "SYS/TEMP", "reason": reason, "user": "", "source": "", "auth_us": 0}
+        self._log_refusal(
+            login,
+            refused,
+            login_id=login_id,
+            auth_ms=_milliseconds(refused["auth_us"]),
+            duration_ms=_milliseconds((time.monotonic() - started) * 1e6),
+        )
+        self._reply(REFUSALS.get(refused["code"], REFUSALS["SYS/TEMP"]))
+
+    def _log_refusal(
+        self, login: decisions.Login | decisions.RefusedLogin, refused: dict[str, Any], **fields: Any
+    ) -> None:
+        """Write the line of a refused login: one, at once, with the peer's address."""
         self.refusals += 1
         self.log(
             "login_refused",
             "warning",
-            login_id=login_id,
-            user=refused.get("user") or events.printable(login.name),
+            user=refused["user"] or events.printable(login.name),
             mechanism=login.mechanism,
             code=refused["code"],
             reason=refused["reason"],
-            source=refused.get("source"),
-            auth_ms=_milliseconds(refused.get("auth_us", 0)),
-            duration_ms=_milliseconds((time.monotonic() - started) * 1e6),
+            source=refused["source"] or None,
+            **fields,
         )
-        text = REFUSAL_TEXTS.get(refused["code"], REFUSAL_TEXTS["SYS/TEMP"])
-        self.authorization.login_refused()
-        self.reader.feed(unread)
-        self._reply(wire.err(text, refused["code"]))
 
     def _log_session(self, login_id: int, login: decisions.Login, started: float, outcome: Outcome) -> None:
         """Write the canonical line of a session."""
@@ -299,7 +314,7 @@ class Front:
         self.ended = gevent.event.Event()
         self.dialogue_users = {os.fsencode(name) for name in settings.log_dialogue_users}
         self.implementation = "gpop"
-        self.greeting = wire.ok(f"{settings.hostname or socket.gethostname()} POP3 server ready")
+        self.greeting = greeting(f"{settings.hostname or socket.gethostname()} POP3 server ready")
         # Unique among all fronts and restarts, and below 2**53: a number to every reader of JSON.
         self.last_login_id = int.from_bytes(os.urandom(4), "big") << 20
 

@@ -152,8 +152,9 @@ class Server:
     def events(self, *names: str) -> list[dict]:
         """The log so far, or the events with these names in it."""
         events = []
-        for line in self.log_path.read_text().splitlines():
-            if line.startswith("{"):
+        for line in self.log_path.read_text().splitlines(keepends=True):
+            # The last one may be half written when it is read.
+            if line.startswith("{") and line.endswith("\n"):
                 event = json.loads(line)
                 if not names or event["event"] in names:
                     events.append(event)

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -175,7 +176,7 @@ def test_every_problem_is_reported_at_once(write: Write) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "hint"),
     [
-        ('[server]\nuser = gpop\n', 2, "column 8"),
+        ("[server]\nuser = gpop\n", 2, "column 8"),
         ("[server]\nfronts = 1\nfronts = 2\n", 3, "twice"),
         ("[server]\n\n[server]\n", 3, "twice"),
         ("[server]\nlisten = [\n", 2, "ends too early"),
@@ -399,6 +400,54 @@ def test_check_config_tells_errors_from_warnings(
     printed = capsys.readouterr().out
     assert f"error: {path}:6: session.jail = 1: " in printed
     assert f"{path}: 1 error, " in printed
+
+
+# Anything at all
+
+
+known_keys = st.sampled_from(
+    [setting.key for setting in SETTINGS] + ["accounts.sources", "accounts.cache", "log"]
+)
+known_values = st.sampled_from(
+    [
+        0,
+        -1,
+        2**70,
+        1.5,
+        True,
+        "",
+        "pam",
+        "127.0.0.1:110",
+        "[::1]:0",
+        [],
+        ["::1"],
+        [[1]],
+        [{"type": "pam"}],
+        {},
+    ]
+)
+
+
+def inline(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {inline(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(inline, value)) + "]"
+    return json.dumps(value)
+
+
+@given(st.dictionaries(known_keys, known_values, max_size=5))
+def test_whatever_stands_in_a_file_is_a_problem_or_a_setting(document: dict[str, object]) -> None:
+    """No value, however wrong its type, ends in a traceback; and without errors there is a config."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "gpop.toml")
+        Path(path).write_text("".join(f"{key} = {inline(value)}\n" for key, value in document.items()))
+        reading = config.read(path)
+        if not reading.unreadable:
+            machine_checks.check(reading)
+        assert all(problem.text for problem in reading.errors)
+        if not reading.errors:
+            json.dumps(reading.config().as_plain())
 
 
 # Lines

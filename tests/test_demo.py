@@ -166,21 +166,29 @@ def test_the_demo_does_what_it_says() -> None:
     Started by root it serves as somebody else, and every process of it does.
     """
     with running_demo() as running:
-        list_with_curl, read_with_curl, ask_with_python = running.commands()
-        for expected in (b"1 ", b"12 "):
-            done = subprocess.run(list_with_curl.split(), capture_output=True, check=True, timeout=DEADLINE_S)
-            assert any(line.startswith(expected) for line in done.stdout.splitlines())
-        wait_until(lambda: len(running.sessions()) == 2, DEADLINE_S, running.text)
+        commands = running.commands()
+        assert [command.split()[0] for command in commands] == ["curl", "python3", "curl"]
+        list_with_curl, ask_with_python, read_with_curl = commands
+        for number in (1, 2):
+            assert output_of(ask_with_python) == b"12 452307\n"
+            wait_until(lambda number=number: len(running.sessions()) == number, DEADLINE_S, running.text)
         assert [event["cache"] for event in running.sessions()] == ["rebuild", "hit"]
-        assert all(event["messages"] == 12 for event in running.sessions())
-        done = subprocess.run(read_with_curl.split(), capture_output=True, check=True, timeout=DEADLINE_S)
-        assert done.stdout.replace(b"\r\n", b"\n").strip() == list(messages())[5].octets.strip()
-        command = ask_with_python.replace("python3", sys.executable, 1)
-        done = subprocess.run(["bash", "-c", command], capture_output=True, check=True, timeout=DEADLINE_S)
-        assert done.stdout.startswith(b"(12, ")
-        wait_until(lambda: len(running.sessions()) == 4, DEADLINE_S, running.text)
-        assert [event["cache"] for event in running.sessions()][3] == "refresh"
         assert "no jail" in running.text()
+        if not shutil.which("curl"):
+            pytest.skip("the rest needs curl")
+        assert output_of(list_with_curl).splitlines()[-1].startswith(b"12 ")
+        sixth = list(messages())[5].octets
+        assert output_of(read_with_curl).replace(b"\r\n", b"\n") == sixth
+        wait_until(lambda: len(running.sessions()) == 4, DEADLINE_S, running.text)
+        output_of(ask_with_python)
+        wait_until(lambda: len(running.sessions()) == 5, DEADLINE_S, running.text)
+        assert [event["cache"] for event in running.sessions()][2:] == ["hit", "hit", "refresh"]
+
+
+def output_of(command: str) -> bytes:
+    """What a command prints that the demo says to type, in a shell as there."""
+    command = re.sub("^python3", sys.executable, command)
+    return subprocess.run(["bash", "-c", command], capture_output=True, check=True, timeout=DEADLINE_S).stdout
 
 
 def test_root_hands_the_demo_to_somebody_else() -> None:

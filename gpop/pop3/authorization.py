@@ -169,14 +169,14 @@ class Authorization:
 
     def _login(self, name: bytes, password: bytes, mechanism: str) -> Login | RefusedLogin:
         if not 0 < len(name) <= MAX_NAME_OCTETS or name.translate(None, _CONTROLS) != name:
-            return self._refuse(name[:MAX_NAME_OCTETS], mechanism, "unusable_name")
+            return self._refuse(name, mechanism, "unusable_name")
         if not 0 < len(password) <= MAX_PASSWORD_OCTETS or b"\0" in password:
             return self._refuse(name, mechanism, "unusable_password")
         return Login(name, password, mechanism)
 
     def _refuse(self, name: bytes, mechanism: str, reason: str) -> RefusedLogin:
         self.login_refused()
-        return RefusedLogin(LOGIN_REFUSED, name, mechanism, reason)
+        return RefusedLogin(LOGIN_REFUSED, name[:MAX_NAME_OCTETS], mechanism, reason)
 
 
 _HANDLERS: dict[bytes, Callable[..., AuthorizationDecision]] = {

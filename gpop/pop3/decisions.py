@@ -45,7 +45,7 @@ class RefusedLogin(Reply):
     A login refused without asking auth, because no account can be meant by it.
 
     To the client a Reply like any other; it is a class of its own so that the front can log what is, after
-    all, a refused login. `reason` is one snake_case word; `name` may hold any octets.
+    all, a refused login. `reason` is one snake_case word; `name` is bounded but may hold any octets.
     """
 
     __slots__ = ("mechanism", "name", "reason")

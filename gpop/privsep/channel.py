@@ -56,7 +56,12 @@ def receive(sock: socket.socket, most: int = messages.MAX_FRAME_OCTETS) -> tuple
         ChannelClosed: the other end closed, nothing is left to read.
         BadFrame: not a frame, cut short, or not exactly the descriptors of its kind.
     """
-    octets, ancillary, flags, _ = sock.recvmsg(most, ANCILLARY_OCTETS, socket.MSG_CMSG_CLOEXEC)
+    try:
+        octets, ancillary, flags, _ = sock.recvmsg(most, ANCILLARY_OCTETS, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:
+        # The other end was closed with frames in it that it had not read. What it sent before
+        # that is still here, behind this error, which is reported once.
+        octets, ancillary, flags, _ = sock.recvmsg(most, ANCILLARY_OCTETS, socket.MSG_CMSG_CLOEXEC)
     fds = _descriptors(ancillary)
     try:
         if not octets and not fds:

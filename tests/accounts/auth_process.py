@@ -198,6 +198,20 @@ def running(sources: list[dict[str, str]], folder: Path, **settings: Any) -> Ite
         process.stop()
 
 
+def let_clock_step(path: Path) -> None:
+    """Wait until a change of `path` gets another ctime than its last one has."""
+    changed = path.stat().st_ctime_ns
+    probe = path.parent / "clock"
+
+    def stepped() -> bool:
+        probe.unlink(missing_ok=True)
+        probe.touch()
+        return probe.stat().st_ctime_ns > changed
+
+    until(stepped, "a step of the file system's clock")
+    probe.unlink()
+
+
 def until(condition: Any, what: str, deadline_s: float = DEADLINE_S) -> None:
     """Poll `condition` until it holds."""
     end = time.monotonic() + deadline_s

@@ -32,9 +32,18 @@ def test_two_hashes_of_one_password_differ() -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    [b"$y$j9T$abcdefghijklmnopqrstu.", b"$gy$j9T$abcdefghijklmnopqrstu.", b"$7$CU..../....saltsalt", b"$6$saltsalt",
-     b"$5$saltsalt", b"$1$saltsalt", b"$2b$05$abcdefghijklmnopqrstuu", b"$2y$05$abcdefghijklmnopqrstuu", b"ab"],
-)  # fmt: skip
+    [
+        b"$y$j9T$abcdefghijklmnopqrstu.",
+        b"$gy$j9T$abcdefghijklmnopqrstu.",
+        b"$7$CU..../....saltsalt",
+        b"$6$saltsalt",
+        b"$5$saltsalt",
+        b"$1$saltsalt",
+        b"$2b$05$abcdefghijklmnopqrstuu",
+        b"$2y$05$abcdefghijklmnopqrstuu",
+        b"ab",
+    ],
+)
 def test_every_hash_of_the_system_is_checked(setting: bytes) -> None:
     """yescrypt, gost-yescrypt, scrypt, SHA-2, MD5, bcrypt and DES, where the system knows them."""
     hashed = hashes._crypt(b"secret", setting)
@@ -47,9 +56,15 @@ def test_every_hash_of_the_system_is_checked(setting: bytes) -> None:
 
 @pytest.mark.parametrize(
     "scheme, setting",
-    [(b"SHA512-CRYPT", b"$6$saltsalt"), (b"SHA256-CRYPT", b"$5$saltsalt"), (b"MD5-CRYPT", b"$1$saltsalt"),
-     (b"BLF-CRYPT", b"$2y$05$abcdefghijklmnopqrstuu"), (b"DES-CRYPT", b"ab"), (b"sha512-crypt", b"$6$saltsalt")],
-)  # fmt: skip
+    [
+        (b"SHA512-CRYPT", b"$6$saltsalt"),
+        (b"SHA256-CRYPT", b"$5$saltsalt"),
+        (b"MD5-CRYPT", b"$1$saltsalt"),
+        (b"BLF-CRYPT", b"$2y$05$abcdefghijklmnopqrstuu"),
+        (b"DES-CRYPT", b"ab"),
+        (b"sha512-crypt", b"$6$saltsalt"),
+    ],
+)
 def test_dovecots_scheme_names_are_known(scheme: bytes, setting: bytes) -> None:
     """So that a passwd-file can be shared; their case does not matter."""
     hashed = hashes._crypt(b"secret", setting)
@@ -86,9 +101,13 @@ def test_no_password_and_a_locked_one_match_nothing(field: bytes) -> None:
 
 @pytest.mark.parametrize(
     "field, word",
-    [(b"{ARGON2ID}$argon2id$x", "unknown password scheme"), (b"{PLAIN", "'}'"),
-     (b"{SHA512-CRYPT}$1$saltsalt$x", "not of its scheme"), (b"{}x", "unknown")],
-)  # fmt: skip
+    [
+        (b"{ARGON2ID}$argon2id$x", "unknown password scheme"),
+        (b"{PLAIN", "'}'"),
+        (b"{SHA512-CRYPT}$1$saltsalt$x", "not of its scheme"),
+        (b"{}x", "unknown"),
+    ],
+)
 def test_an_unknown_scheme_is_an_error_that_names_it(field: bytes, word: str) -> None:
     """Not a wrong password: nobody could tell."""
     with pytest.raises(HashNotUsable, match=word):

@@ -216,6 +216,8 @@ def test_nobody_acts_for_somebody_else():
     """An authorization identity that is not the name itself is a refused login."""
     [refusal] = converse_every_way(b"AUTH PLAIN " + b64(b"root\0tim\0pw") + b"\r\n")
     assert refusal == RefusedLogin(LOGIN_REFUSED, b"tim", "PLAIN", "other_identity")
+    [refusal] = converse_every_way(b"AUTH PLAIN " + b64(b"root\0" + b"x" * 9999 + b"\0pw") + b"\r\n")
+    assert refusal.name == b"x" * MAX_NAME_OCTETS
 
 
 @pytest.mark.parametrize(

@@ -102,3 +102,15 @@ def test_login_descriptors_are_a_stream_and_a_channel(ends, tmp_path):
         for wrong in (stream, listening, file):
             with pytest.raises(messages.BadFrame):
                 channel.check_login_descriptors([stream.fileno(), wrong.fileno()])
+
+
+def test_a_frame_sent_before_a_close_arrives_though_the_closer_had_not_read_all(ends):
+    """Linux reports a reset before what was sent; a refusal must not be lost behind it."""
+    ours, theirs = ends
+    channel.send(ours, messages.encode(messages.PIPELINED, octets=b"never read"))
+    channel.send(theirs, messages.encode(messages.READY))
+    theirs.close()
+    frame, _ = channel.receive(ours)
+    assert frame.kind == messages.READY
+    with pytest.raises(channel.ChannelClosed):
+        channel.receive(ours)

@@ -1,0 +1,517 @@
+"""A real auth process, with a passwd-file: what a front and the broker get to hear, and when."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gpop.privsep import channel, messages
+from tests.accounts.auth_process import AuthProcess, FakeFront, PendingLogin, let_clock_step, running, until
+
+UID = os.geteuid() or 2000
+GID = os.getegid() or 2000
+TRUSTED = "127.0.0.1"
+REFUSAL_TIME_S = 0.2
+
+
+def line(name: str, password: str, extra: str = "") -> str:
+    return f"{name}:{{PLAIN}}{password}:{UID}:{GID}::/home/{name}::{extra}\n"
+
+
+def write(path: Path, text: str) -> list[dict[str, str]]:
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.chmod(0o600)
+    os.rename(new, path)
+    return [{"type": "passwd-file", "path": str(path)}]
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> Path:
+    return tmp_path / "users"
+
+
+@pytest.fixture
+def auth(users: Path, tmp_path: Path) -> Iterator[AuthProcess]:
+    sources = write(users, line("joe", "secret") + line("ann", "secret", "maildir=/srv/ann"))
+    with running(sources, tmp_path) as process:
+        yield process
+
+
+@pytest.fixture
+def front(auth: AuthProcess) -> FakeFront:
+    return auth.front()
+
+
+def refusal(login: PendingLogin) -> tuple[str, str]:
+    frame = login.answer()
+    assert frame.kind == messages.REFUSED
+    return frame.fields["code"], frame.fields["reason"]
+
+
+def accepted_by(auth: AuthProcess, login: PendingLogin) -> str:
+    """The source that accepted a login."""
+    frame = login.answer()
+    assert frame.kind == messages.ACCEPTED
+    auth.served()
+    source: str = frame.fields["source"]
+    return source
+
+
+# Verdicts
+
+
+def test_an_accepted_login_reaches_front_and_broker(auth: AuthProcess, front: FakeFront) -> None:
+    """With the account for the broker, names for the log, and the very descriptors of the front."""
+    login = front.login(b"joe", b"secret")
+    answer = login.answer()
+    assert answer.kind == messages.ACCEPTED
+    assert answer.fields["user"] == answer.fields["account"] == "joe"
+    assert answer.fields["source"] == "passwd-file" and answer.fields["auth_us"] > 0
+    frame, fds = auth.served_with_descriptors()
+    assert frame.fields == {
+        "login_id": 1,
+        "account": b"joe",
+        "uid": UID,
+        "gid": GID,
+        "groups": [GID],
+        "home": b"/home/joe",
+        "maildir": b"/home/joe/Maildir",
+        "peer": "192.0.2.1",
+        "dialogue": 0,
+    }
+    os.write(fds[0], b"+OK\r\n")
+    assert login.client.recv(5) == b"+OK\r\n"
+    with socket.socket(fileno=os.dup(fds[1])) as session_end:
+        session_end.send(messages.encode(messages.SERVING))
+    assert login.answer().kind == messages.SERVING
+    channel.close_all(fds)
+    assert login.closed()
+
+
+def test_unknown_user_and_wrong_password_look_the_same(auth: AuthProcess, front: FakeFront) -> None:
+    """The same code, at the same fixed time after PASS; only the log's word differs."""
+    for name, word in ((b"joe", "wrong_password"), (b"nobody", "unknown_user")):
+        login = front.login(name, b"wrong", TRUSTED)
+        assert refusal(login) == ("AUTH", word)
+        assert_at_a_multiple(time.monotonic() - login.sent_s)
+        assert login.closed()
+
+
+def assert_at_a_multiple(taken_s: float) -> None:
+    """On a machine that is busy with other things it may be a later multiple, but it is one."""
+    # A frame has the time in whole milliseconds.
+    steps = (taken_s + 0.002) / REFUSAL_TIME_S
+    assert steps >= 1.0 and steps % 1.0 < 0.5, taken_s
+
+
+def test_a_late_refusal_comes_at_the_next_multiple(auth: AuthProcess, front: FakeFront) -> None:
+    """Of a PASS that came 0.5 s ago: 0.6 s after it, not 0.5 s plus what a check takes."""
+    age_s = 2.5 * REFUSAL_TIME_S
+    login = front.login(b"joe", b"wrong", TRUSTED, received_s=time.monotonic() - age_s)
+    refusal(login)
+    assert_at_a_multiple(time.monotonic() - login.sent_s + age_s)
+
+
+@pytest.mark.parametrize("age_s", [-3600.0, 3600.0])
+def test_a_front_with_a_wrong_clock_harms_nobody(auth: AuthProcess, front: FakeFront, age_s: float) -> None:
+    """A PASS from the future, or from long ago, is one of now."""
+    login = front.login(b"joe", b"wrong", TRUSTED, received_s=time.monotonic() - age_s)
+    refusal(login)
+    assert time.monotonic() - login.sent_s < 2
+
+
+@pytest.mark.parametrize(
+    "name, password", [(b"jo\te", b"secret"), (b"", b"secret"), (b"joe", b""), (b"joe", b"secret\0")]
+)
+def test_what_no_front_lets_through_is_refused(
+    auth: AuthProcess, front: FakeFront, name: bytes, password: bytes
+) -> None:
+    """And the front keeps its conversation: other users of it did nothing wrong."""
+    assert refusal(front.login(name, password, TRUSTED))[0] == "AUTH"
+    assert accepted_by(auth, front.login(b"joe", b"secret")) == "passwd-file"
+
+
+def test_a_changed_passwd_file_is_used_at_once_and_a_lost_one_is_an_outage(
+    auth: AuthProcess, front: FakeFront, users: Path
+) -> None:
+    """[SYS/TEMP] without a file, never "no such user"; and all is well when it is back."""
+    write(users, line("joe", "new"))
+    assert accepted_by(auth, front.login(b"joe", b"new")) == "passwd-file"
+    assert refusal(front.login(b"joe", b"secret", TRUSTED)) == ("AUTH", "wrong_password")
+    users.unlink()
+    login = front.login(b"joe", b"new", TRUSTED)
+    assert refusal(login) == ("SYS/TEMP", "source_unavailable")
+    assert refusal(front.login(b"nobody", b"new", TRUSTED))[0] == "SYS/TEMP"
+    write(users, line("joe", "secret"))
+    assert accepted_by(auth, front.login(b"joe", b"secret")) == "passwd-file"
+    reasons = {event["reason"] for event in auth.events("auth_fault")}
+    assert reasons == {"passwd_file_unreadable", "source_unavailable"}
+
+
+def test_no_password_is_logged(auth: AuthProcess, front: FakeFront) -> None:
+    """Neither a right one nor a wrong one, at whichever level."""
+    refusal(front.login(b"joe", b"hunter2"))
+    accepted_by(auth, front.login(b"joe", b"secret", "192.0.2.2"))
+    text = auth.log_path.read_text()
+    assert "penalty_raised" in text
+    assert "hunter2" not in text and "secret" not in text
+
+
+# Penalties
+
+
+def test_after_a_failure_a_source_waits_and_others_do_not(auth: AuthProcess, front: FakeFront) -> None:
+    """Two seconds before the next attempt is even looked at, the right password included."""
+    refusal(front.login(b"joe", b"wrong", "192.0.2.1"))
+    held = front.login(b"joe", b"secret", "192.0.2.1")
+    assert accepted_by(auth, front.login(b"joe", b"secret", "192.0.2.2")) == "passwd-file"
+    assert not held.is_answered()
+    assert accepted_by(auth, held) == "passwd-file"
+    assert 2.0 <= time.monotonic() - held.sent_s < 4.0
+    assert [event["delay_s"] for event in auth.events("penalty_raised")] == [2.0]
+
+
+def test_a_trusted_source_never_waits(auth: AuthProcess, front: FakeFront) -> None:
+    """However often its users are wrong."""
+    for guess in range(3):
+        refusal(front.login(b"joe", b"wrong%d" % guess, TRUSTED))
+    login = front.login(b"joe", b"secret", TRUSTED)
+    assert accepted_by(auth, login) == "passwd-file"
+    assert time.monotonic() - login.sent_s < 1.0
+    assert not auth.events("penalty_raised")
+
+
+def test_the_penalised_are_held_in_bounded_number(auth: AuthProcess, front: FakeFront) -> None:
+    """More than eight at once from one source are told to come back later."""
+    refusal(front.login(b"joe", b"wrong", "192.0.2.1"))
+    logins = [front.login(b"joe", b"guess%d" % number, "192.0.2.1") for number in range(10)]
+    assert [refusal(login) for login in logins[8:]] == [("SYS/TEMP", "too_many_attempts")] * 2
+    assert not any(login.is_answered() for login in logins[:8])
+
+
+def test_a_burst_of_guesses_is_stopped_by_its_own_failures(auth: AuthProcess, front: FakeFront) -> None:
+    """Sent at once before any failed: three run (one place stays free), the others wait for two seconds."""
+    logins = [front.login(b"joe", b"guess%d" % number, "192.0.2.1") for number in range(11)]
+    for login in logins[:3]:
+        assert refusal(login) == ("AUTH", "wrong_password")
+    time_left = logins[0].sent_s + 1.5 - time.monotonic()
+    until(lambda: time.monotonic() > logins[0].sent_s + 1.5, "", deadline_s=time_left + 1)
+    assert not any(login.is_answered() for login in logins[3:])
+
+
+# Hostile fronts
+
+
+def broken_front(auth: AuthProcess) -> FakeFront:
+    """A front with a login that is held, so that there is something to lose."""
+    front = auth.front()
+    refusal(front.login(b"joe", b"wrong", "192.0.2.50"))
+    front.login(b"joe", b"secret", "192.0.2.50")
+    return front
+
+
+def assert_ended(auth: AuthProcess, front: FakeFront, problem: str) -> None:
+    """The conversation is over, nothing of it is left open, and others go on."""
+    front.socket.settimeout(20)
+    assert front.socket.recv(1) == b""
+    assert front.logins[-1].closed()
+    assert problem in auth.events("frame_rejected")[-1]["problem"]
+    other = auth.front()
+    assert accepted_by(auth, other.login(b"joe", b"secret", "192.0.2.99")) == "passwd-file"
+
+
+def test_a_frame_that_is_none_ends_the_front(auth: AuthProcess) -> None:
+    """Octets that are no frame."""
+    front = broken_front(auth)
+    front.socket.send(b"USER joe\r\n")
+    assert_ended(auth, front, "bad header")
+
+
+def test_a_frame_of_another_kind_ends_the_front(auth: AuthProcess) -> None:
+    """A front does not tell auth to drain, nor the broker to serve."""
+    front = broken_front(auth)
+    front.socket.send(messages.encode(messages.DRAIN, at_once=1))
+    assert_ended(auth, front, "not for auth")
+
+
+def test_a_frame_that_is_too_long_ends_the_front(auth: AuthProcess) -> None:
+    """Longer than any LOGIN."""
+    front = broken_front(auth)
+    front.socket.send(messages.encode(messages.PIPELINED, octets=b"x" * 40000))
+    assert_ended(auth, front, "cut short")
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_the_wrong_number_of_descriptors_ends_the_front(auth: AuthProcess, count: int) -> None:
+    """And what was sent is closed."""
+    front = broken_front(auth)
+    before = auth.descriptors()
+    frame = login_frame("192.0.2.1")
+    ours, theirs = socket.socketpair()
+    channel.send(front.socket, frame, [theirs.fileno()] * count)
+    theirs.close()
+    assert_ended(auth, front, "descriptors")
+    ours.settimeout(20)
+    assert ours.recv(1) == b""
+    ours.close()
+    assert auth.descriptors() <= before
+
+
+def test_a_descriptor_that_is_no_socket_ends_the_front(auth: AuthProcess) -> None:
+    """A file in place of either."""
+    for order in (1, -1):
+        front = broken_front(auth)
+        ours, theirs = channel.pair()
+        null = os.open("/dev/null", os.O_RDONLY)
+        channel.send(front.socket, login_frame("192.0.2.1"), [null, theirs.fileno()][::order])
+        theirs.close()
+        os.close(null)
+        assert_ended(auth, front, "no socket")
+        ours.close()
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        return client, listener.accept()[0]
+
+
+def test_a_front_that_lies_about_the_peer_is_ended(auth: AuthProcess) -> None:
+    """Penalties hang on the address; where the kernel knows it, it is asked."""
+    front = broken_front(auth)
+    client, server = tcp_pair()
+    with client, server:
+        login = front.login(b"joe", b"secret", TRUSTED, stream=server)
+        assert accepted_by(auth, login) == "passwd-file"
+        front.login(b"joe", b"secret", "192.0.2.77", stream=server)
+        assert_ended(auth, front, "not the peer")
+
+
+def test_an_unconnected_stream_is_not_decided_about(auth: AuthProcess, front: FakeFront) -> None:
+    """A client that has gone, or a front that wants to guess in nobody's name."""
+    with socket.socket() as unconnected:
+        assert refusal(front.login(b"joe", b"secret", stream=unconnected)) == ("SYS/TEMP", "client_gone")
+
+
+def login_frame(peer: str) -> bytes:
+    return messages.encode(
+        messages.LOGIN,
+        login_id=1,
+        name=b"joe",
+        password=b"secret",
+        mechanism="USER",
+        peer=peer,
+        peer_port=1,
+        local="192.0.2.9",
+        local_port=110,
+        received_ms=0,
+        dialogue=0,
+    )
+
+
+@given(
+    octets=st.binary(max_size=80)
+    | st.builds(lambda frame, tail: frame[:4] + tail, st.just(login_frame("x")), st.binary(max_size=60))
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_octets_end_one_front_and_nothing_else(auth: AuthProcess, octets: bytes) -> None:
+    """No octets stop auth, or get an answer."""
+    front = auth.front()
+    front.socket.send(octets or b"x")
+    front.socket.settimeout(20)
+    assert front.socket.recv(1) == b""
+    front.close()
+    auth.fronts.remove(front)
+    assert auth.process.poll() is None
+
+
+def test_a_front_that_does_not_read_blocks_nobody(auth: AuthProcess, front: FakeFront) -> None:
+    """A channel that is full already takes no refusal; auth does not wait for it."""
+    ours, theirs = channel.pair()
+    theirs.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            theirs.send(b"x" * 1000)
+    theirs.setblocking(True)
+    client, server = socket.socketpair()
+    channel.send(front.socket, login_frame("192.0.2.1"), [server.fileno(), theirs.fileno()])
+    server.close()
+    theirs.close()
+    assert accepted_by(auth, front.login(b"joe", b"secret", "192.0.2.2")) == "passwd-file"
+    client.settimeout(20)
+    assert client.recv(1) == b""  # the login itself was given up
+    ours.close()
+    client.close()
+
+
+def test_a_front_that_dies_takes_its_logins_with_it(auth: AuthProcess, front: FakeFront) -> None:
+    """Held, waiting to be refused, being checked: every descriptor is closed, auth goes on."""
+    other = auth.front()
+    accepted_by(auth, other.login(b"joe", b"secret", "192.0.2.9"))
+    before = auth.descriptors()
+    refusal(front.login(b"joe", b"wrong", "192.0.2.1"))
+    logins = [
+        front.login(b"joe", b"secret", "192.0.2.1"),
+        front.login(b"joe", b"wrong", TRUSTED),
+        front.login(b"joe", b"secret2", "192.0.2.2"),
+    ]
+    front.close()
+    for login in logins:
+        assert login.closed()
+    until(lambda: auth.descriptors() <= before, "descriptors closed")
+    assert accepted_by(auth, other.login(b"joe", b"secret", "192.0.2.10")) == "passwd-file"
+
+
+# Broker
+
+
+def test_a_broker_that_pauses_gets_every_login_in_the_end(auth: AuthProcess, front: FakeFront) -> None:
+    """What its socket does not take waits, in bounded number, and goes out in order."""
+    logins = [front.login(b"joe", b"secret", TRUSTED) for _ in range(200)]
+    for login in logins:
+        assert login.answer().kind == messages.ACCEPTED
+    assert [auth.served().fields["login_id"] for _ in logins] == list(range(1, 201))
+
+
+def test_drain_answers_what_is_pending_and_waits_for_the_fronts(auth: AuthProcess, front: FakeFront) -> None:
+    """A front that drains too may still have clients who have not sent PASS."""
+    pending = front.login(b"joe", b"wrong", TRUSTED)
+    auth.drain()
+    assert refusal(pending) == ("AUTH", "wrong_password")
+    assert accepted_by(auth, front.login(b"joe", b"secret")) == "passwd-file"
+    assert auth.process.poll() is None
+    front.close()
+    assert auth.process.wait(20) == 0
+
+
+def test_drain_at_once_does_not_wait_for_the_fronts(auth: AuthProcess, front: FakeFront) -> None:
+    """But for what is pending."""
+    pending = front.login(b"joe", b"wrong", TRUSTED)
+    auth.drain(at_once=True)
+    assert refusal(pending) == ("AUTH", "wrong_password")
+    assert auth.process.wait(20) == 0
+
+
+def test_without_a_broker_nobody_is_accepted_and_auth_ends(auth: AuthProcess, front: FakeFront) -> None:
+    """A login that is being decided is told so."""
+    refusal(front.login(b"joe", b"wrong", "192.0.2.1"))
+    held = front.login(b"joe", b"secret", "192.0.2.1")
+    accepted_by(auth, front.login(b"joe", b"secret", TRUSTED))  # by now the held one is taken in
+    auth.control.close()
+    assert refusal(held) == ("SYS/TEMP", "broker_gone")
+    assert auth.process.wait(20) == 0
+
+
+def test_sigterm_drains_and_a_terminals_signals_do_nothing(auth: AuthProcess, front: FakeFront) -> None:
+    """Those are for the broker."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        auth.process.send_signal(number)
+    assert accepted_by(auth, front.login(b"joe", b"secret")) == "passwd-file"
+    auth.process.send_signal(signal.SIGTERM)
+    front.close()
+    assert auth.process.wait(20) == 0
+
+
+def test_nothing_grows(auth: AuthProcess, front: FakeFront) -> None:
+    """Descriptors and processes after many logins of every outcome."""
+    accepted_by(auth, front.login(b"joe", b"secret", TRUSTED))
+    before = auth.descriptors()
+    for round_ in range(60):
+        login = front.login(b"joe", b"secret" if round_ % 2 else b"wrong", TRUSTED)
+        if login.answer().kind == messages.ACCEPTED:
+            auth.served()
+        login.close()
+        front.logins.clear()
+    until(lambda: auth.descriptors() == before, "descriptors closed")
+    children = Path(f"/proc/{auth.pid}/task/{auth.pid}/children")
+    until(lambda: children.read_text() == "", "checkers reaped")
+
+
+# The auth cache
+
+
+@pytest.fixture
+def caching(users: Path, tmp_path: Path) -> Iterator[AuthProcess]:
+    with running(write(users, line("joe", "secret")), tmp_path, cache_enabled=True) as process:
+        yield process
+
+
+def log_in_until_cached(auth: AuthProcess, front: FakeFront) -> None:
+    """The first logins after a change of a watched file are not kept; the system's files are watched too."""
+    until(lambda: accepted_by(auth, front.login(b"joe", b"secret", TRUSTED)) == "cache", "a hit")
+
+
+def test_a_hit_needs_no_checker(caching: AuthProcess) -> None:
+    """Same account, same frames, and no process for it."""
+    front = caching.front()
+    log_in_until_cached(caching, front)
+    login = front.login(b"joe", b"secret", TRUSTED)
+    assert login.answer().fields["source"] == "cache"
+    assert caching.served().fields["maildir"] == b"/home/joe/Maildir"
+    assert accepted_by(caching, front.login(b"joe", b"secret", "127.0.0.2")) == "passwd-file"
+
+
+def test_a_wrong_password_is_no_hit_and_evicts_nothing(caching: AuthProcess) -> None:
+    """A stranger can neither get in nor keep anybody out."""
+    front = caching.front()
+    log_in_until_cached(caching, front)
+    assert refusal(front.login(b"joe", b"wrong", TRUSTED)) == ("AUTH", "wrong_password")
+    assert accepted_by(caching, front.login(b"joe", b"secret", TRUSTED)) == "cache"
+
+
+def test_a_penalised_source_waits_for_a_hit_too(caching: AuthProcess) -> None:
+    """Otherwise the cache would tell a guesser at once which guess was right."""
+    front = caching.front()
+    until(lambda: accepted_by(caching, front.login(b"joe", b"secret", "192.0.2.1")) == "cache", "a hit")
+    refusal(front.login(b"joe", b"wrong", "192.0.2.1"))
+    held = front.login(b"joe", b"secret", "192.0.2.1")
+    assert accepted_by(caching, held) == "cache"
+    assert time.monotonic() - held.sent_s >= 2.0
+
+
+def test_a_changed_passwd_file_empties_the_cache(caching: AuthProcess, users: Path) -> None:
+    """A withdrawn password works a second longer at most."""
+    front = caching.front()
+    log_in_until_cached(caching, front)
+    let_clock_step(users)
+    write(users, line("joe", "changed"))
+    changed = time.monotonic()
+
+    def refused() -> bool:
+        login = front.login(b"joe", b"secret", TRUSTED)
+        if login.answer().kind == messages.REFUSED:
+            return True
+        caching.served()
+        return False
+
+    until(refused, "the old password is refused")
+    assert time.monotonic() - changed < 1.0 + 3 * REFUSAL_TIME_S
+    assert str(users) in [event["path"] for event in caching.events("auth_cache_dropped")]
+
+
+# Start
+
+
+def test_bad_lines_are_logged_at_the_start(users: Path, tmp_path: Path) -> None:
+    """With their numbers; everybody else is served."""
+    with running(write(users, "bad\n" + line("joe", "secret")), tmp_path) as auth:
+        assert accepted_by(auth, auth.front().login(b"joe", b"secret")) == "passwd-file"
+        assert [event["line"] for event in auth.events("passwd_file_problem")] == [1]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="it is about running without root")
+def test_pam_is_refused_without_root(tmp_path: Path) -> None:
+    """It could check nobody's password but one's own."""
+    process = AuthProcess([{"type": "pam", "service": "login"}], tmp_path)
+    assert process.process.wait(20) == 1
+    assert "needs root" in process.events("process_fault")[0]["problem"]
+    process.stop()

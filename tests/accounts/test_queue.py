@@ -1,0 +1,90 @@
+"""Whose turn it is to be checked."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpop.accounts.queue import FairQueue
+
+
+def test_one_source_never_has_all_places() -> None:
+    """A quarter stays for the others, at least one; with a single place there is nothing to divide."""
+    for places, most in ((16, 12), (4, 3), (3, 2), (2, 1), (1, 1)):
+        queue: FairQueue[int] = FairQueue(places, 100, 100)
+        for item in range(50):
+            assert queue.put(b"guesser", item)
+        taken = [queue.take() for _ in range(places)]
+        assert taken == [*range(most), *[None] * (places - most)]
+        if places > 1:
+            queue.put(b"other", 99)
+            assert queue.take() == 99
+
+
+def test_sources_take_turns() -> None:
+    """However many of one source came first."""
+    queue: FairQueue[str] = FairQueue(8, 100, 100)
+    for item in ("a1", "a2", "a3", "a4"):
+        queue.put(b"a", item)
+    queue.put(b"b", "b1")
+    queue.put(b"c", "c1")
+    queue.put(b"b", "b2")
+    assert [queue.take() for _ in range(7)] == ["a1", "b1", "c1", "a2", "b2", "a3", "a4"]
+
+
+def test_waiting_is_bounded_in_total_and_per_source() -> None:
+    """Over it, `put` says no and nothing else changes."""
+    queue: FairQueue[int] = FairQueue(1, 3, 2)
+    assert queue.put(b"a", 1) and queue.put(b"a", 2)
+    assert not queue.put(b"a", 3)
+    assert queue.put(b"b", 4)
+    assert not queue.put(b"c", 5)
+    assert queue.waiting == 3
+
+
+def test_a_place_given_back_is_free_for_the_next() -> None:
+    """And only then."""
+    queue: FairQueue[int] = FairQueue(1, 10, 10)
+    queue.put(b"a", 1)
+    queue.put(b"b", 2)
+    assert (queue.take(), queue.take()) == (1, None)
+    queue.give_back(b"a")
+    assert queue.take() == 2
+
+
+def test_removing_from_the_line() -> None:
+    """Who has gone is not checked; who is not there can't be removed."""
+    queue: FairQueue[int] = FairQueue(2, 10, 10)
+    queue.put(b"a", 1)
+    assert queue.remove(b"a", 1)
+    assert not queue.remove(b"a", 1)
+    assert queue.take() is None and queue.waiting == 0
+
+
+@given(
+    steps=st.lists(st.tuples(st.sampled_from(["put", "take", "give"]), st.sampled_from([b"a", b"b", b"c"]))),
+    places=st.integers(1, 6),
+)
+def test_the_bounds_always_hold(steps: list[tuple[str, bytes]], places: int) -> None:
+    """Whatever comes in whatever order: nothing is lost, nothing comes twice, no bound is passed."""
+    queue: FairQueue[tuple[bytes, int]] = FairQueue(places, 10, 5)
+    waiting: list[tuple[bytes, int]] = []
+    running: list[tuple[bytes, int]] = []
+    for number, (step, source) in enumerate(steps):
+        if step == "put":
+            if queue.put(source, (source, number)):
+                waiting.append((source, number))
+        elif step == "take":
+            item = queue.take()
+            if item is not None:
+                # Its source's first, always.
+                assert item == next(other for other in waiting if other[0] == item[0])
+                waiting.remove(item)
+                running.append(item)
+        elif running:
+            queue.give_back(running.pop(0)[0])
+        assert len(running) == queue.occupied <= places
+        assert queue.waiting == len(waiting) <= 10
+        for source in (b"a", b"b", b"c"):
+            assert sum(item[0] == source for item in running) <= queue.places_per_source
+            assert sum(item[0] == source for item in waiting) <= 5

@@ -1,0 +1,124 @@
+"""Old and new brought together: the racy rule, and a refresh against a rebuild."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpop.maildrop import reconcile, statcache
+from gpop.maildrop.names import CUR, NEW
+from gpop.maildrop.statcache import NOTHING, NOTHING_KNOWN, RACY_CUR, RACY_NEW, Facts, Known
+
+stamp = st.integers(0, 12)
+base = st.from_regex(rb"\A(17000000[0-9]{2}[.][ab]?|[0-9]{0,3}[xy])\Z").filter(bool)
+name = st.tuples(base, st.sampled_from([b"", b":2,", b":2,S"])).map(b"".join)
+folder = st.lists(name, unique_by=lambda one: one.partition(b":")[0], max_size=12)
+
+
+@given(clock=stamp, ticks=st.lists(st.tuples(st.sampled_from(["deliver", "tick"])), max_size=10), before=stamp)
+def test_a_trusted_signature_changes_with_every_delivery(
+    clock: int, ticks: list[tuple[str]], before: int
+) -> None:
+    """
+    A delivery after the listing changes a signature that was trusted, however coarse the clock.
+
+    The clock only ever goes on; the folder was changed at `before`, looked at after `clock` was read.
+    """
+    now = max(clock, before)
+    signature = (1, 1, before, before)
+    trusted = not reconcile.racy_flags(clock, signature, (1, 2, 0, -1)) & RACY_NEW
+    for (event,) in ticks:
+        if event == "tick":
+            now += 1
+        else:
+            after_delivery = (1, 1, now, now)
+            assert not trusted or after_delivery != signature
+
+
+@given(clock=stamp, new=st.tuples(stamp, stamp), cur=st.tuples(stamp, stamp))
+def test_racy_is_per_folder(clock: int, new: tuple[int, int], cur: tuple[int, int]) -> None:
+    """A folder is trusted iff both its stamps are strictly below the clock, whatever the other one is."""
+    flags = reconcile.racy_flags(clock, (1, 1, *new), (1, 2, *cur))
+    assert bool(flags & RACY_NEW) == (max(new) >= clock)
+    assert bool(flags & RACY_CUR) == (max(cur) >= clock)
+
+
+def known_of(listings: list[list[bytes]]) -> tuple[Known, statcache.Columns]:
+    """What a cache remembers that was made of these folders; octets are the length of the name."""
+    found = [one for where in (NEW, CUR) for one in reconcile.gathered(where, listings[where])]
+    messages = reconcile.recall(NOTHING_KNOWN, reconcile.in_order(found))
+    messages.octets = [len(one[0]) for one in messages.found]
+    columns = reconcile.rendered(messages, NOTHING)
+    return statcache.take_apart(columns), columns
+
+
+def disjoint(listings: list[list[bytes]]) -> bool:
+    bases = [one.partition(b":")[0] for listed in listings for one in listed]
+    return len(set(bases)) == len(bases)
+
+
+two_folders = st.tuples(folder, folder).map(list).filter(disjoint)
+
+
+@given(before=two_folders, now=two_folders, which=st.sampled_from([[NEW], [CUR], [NEW, CUR]]))
+def test_a_refresh_gives_what_a_rebuild_gives(
+    before: list[list[bytes]], now: list[list[bytes]], which: list[int]
+) -> None:
+    """
+    Whatever changed, refreshing gives octet for octet the cache that a rebuild gives.
+
+    Only the changed folders are listed; the others are taken from the old cache.
+    """
+    known, columns = known_of(before)
+    now = [now[where] if where in which else before[where] for where in (NEW, CUR)]
+    if not disjoint(now):
+        return
+    facts = Facts(b"", 0, 0, 0, (0, 0, 0, 0), (0, 0, 0, 0))
+    _, anew = known_of(now)
+    wanted = statcache.assemble(NOTHING, anew, 0, facts)
+
+    added = reconcile.additions(known, {where: now[where] for where in which})
+    if added is not None and not reconcile.may_share_id(added, columns):
+        messages = reconcile.recall(NOTHING_KNOWN, added)
+        messages.octets = [len(one[0]) for one in messages.found]
+        more = reconcile.rendered(messages, columns)
+        assert statcache.assemble(columns, more, 0, facts) == wanted
+
+    found = [
+        one
+        for where in (NEW, CUR)
+        for one in reconcile.gathered(where, now[where] if where in which else known.names_in(where))
+    ]
+    messages = reconcile.recall(known, reconcile.in_order(found))
+    bases_before = {one.partition(b":")[0] for listed in before for one in listed}
+    for index, one in enumerate(messages.found):
+        assert (messages.octets[index] == reconcile.UNMEASURED) == (one[0] not in bases_before)
+        messages.octets[index] = len(one[0])
+    assert statcache.assemble(NOTHING, reconcile.rendered(messages, NOTHING), 0, facts) == wanted
+
+
+def test_new_mail_is_appended() -> None:
+    """The usual refresh, mail that came last, takes the short way; mail that came earlier does not."""
+    known, _ = known_of([[b"1700000005.a"], [b"1700000004.a:2,S"]])
+    later = reconcile.additions(known, {NEW: [b"1700000006.b", b"1700000005.a", b"1700000006.a"]})
+    assert later and [one[2] for one in later] == [b"1700000006.a", b"1700000006.b"]
+    assert reconcile.additions(known, {NEW: [b"1700000005.a", b"1700000003.a"]}) is None
+    assert reconcile.additions(known, {NEW: [b"1700000006.a"]}) is None
+    assert reconcile.additions(known, {NEW: [b"1700000005.a:2,S"]}) is None
+    assert reconcile.additions(known, {CUR: [b"1700000004.a:2,S"]}) == []
+
+
+def test_what_the_cache_knows_goes_before_the_name() -> None:
+    """A `W=` that was found to lie is not believed again."""
+    found = reconcile.gathered(NEW, [b"1700000000.a,W=7", b"1700000001.b,W=8"])
+    known = Known([b"1700000000.a,W=7"], (9,), bytes([statcache.MEASURED]), [b"1700000000.a,W=7"])
+    messages = reconcile.recall(known, found)
+    assert messages.octets == [9, 8]
+    assert messages.flags == [statcache.MEASURED, 0]
+
+
+def test_estimates_are_not_kept() -> None:
+    """What could not be read is tried again."""
+    found = reconcile.gathered(NEW, [b"1700000000.a"])
+    known = Known([b"1700000000.a"], (9,), bytes([statcache.ESTIMATED]), [b"1700000000.a"])
+    assert reconcile.recall(known, found).octets == [reconcile.UNMEASURED]
