@@ -321,7 +321,8 @@ class Broker:
         old = [other for other in self.generations if other.state == SERVING and other is not generation]
         for other in old:
             other.drain(at_once=False)
-        fields: dict[str, Any] = {"listen": self.addresses(), "fronts": self.settings.fronts, "pid": os.getpid()}
+        fields: dict[str, Any] = {"listen": self.addresses(), "pid": os.getpid()}
+        fields["fronts"] = self.settings.fronts
         if old:
             self.log.write("reload_finished", **fields)
         else:

@@ -138,6 +138,8 @@ def running_demo() -> Iterator[Demo]:
     running = Demo(process.pid, folder / "output")
     try:
         wait_until(lambda: process.poll() is not None or answers(port), DEADLINE_S, running.text)
+        if "cannot reach" in running.text():
+            pytest.skip("root's Python is in a folder that no other user can enter, and there is no other")
         assert process.poll() is None, running.text()
         yield running
     finally:

@@ -40,7 +40,7 @@ MAX_HELD = 1024
 # is one guess per delay for a guesser.
 MAX_HELD_PER_SOURCE = 8
 MAX_WAITING = 1024
-MAX_WAITING_PER_SOURCE = 64
+MAX_WAITING_PER_SOURCE = 256
 # Front and auth share a clock; more than this between them is not to be believed.
 MAX_FRAME_AGE_S = 60.0
 

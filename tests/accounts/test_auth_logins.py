@@ -376,7 +376,7 @@ def test_a_front_that_dies_takes_its_logins_with_it(auth: AuthProcess, front: Fa
 
 def test_a_broker_that_pauses_gets_every_login_in_the_end(auth: AuthProcess, front: FakeFront) -> None:
     """What its socket does not take waits, in bounded number, and goes out in order."""
-    logins = [front.login(b"joe", b"secret", TRUSTED) for _ in range(200)]
+    logins = [front.login(b"joe", b"secret", f"192.0.2.{number}") for number in range(200)]
     for login in logins:
         assert login.answer().kind == messages.ACCEPTED
     assert [auth.served().fields["login_id"] for _ in logins] == list(range(1, 201))
@@ -431,7 +431,7 @@ def test_nothing_grows(auth: AuthProcess, front: FakeFront) -> None:
             auth.served()
         login.close()
         front.logins.clear()
-    until(lambda: auth.descriptors() == before, "descriptors closed")
+    until(lambda: auth.descriptors() <= before, "descriptors closed")
     children = Path(f"/proc/{auth.pid}/task/{auth.pid}/children")
     until(lambda: children.read_text() == "", "checkers reaped")
 

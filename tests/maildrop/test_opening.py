@@ -7,12 +7,13 @@ import shutil
 import socket
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpop.maildrop import cachefile, maildir, opening, statcache
+from gpop.maildrop import cachefile, maildir, opening, statcache, system
 from tests.maildrop.store import Store, content, expected, lines, listing, without_root
 
 CORPUS = Path(__file__).parents[1] / "corpus"
@@ -353,14 +354,13 @@ def test_a_folder_replaced_by_another_is_listed(store: Store) -> None:
 def test_a_maildrop_that_changes_all_the_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that never holds still is served with all that was seen, and looked at again."""
     store.deliver_many(3)
-    real = maildir.Maildir.names
+    real = system.scandir
 
-    def names_while_mail_comes(self: maildir.Maildir, folder: int) -> list[bytes]:
-        listed = real(self, folder)
+    def scandir_while_mail_comes(fd: int) -> Any:
         store.deliver_many(1, first=10 + store.deliveries)
-        return listed
+        return real(fd)
 
-    monkeypatch.setattr(maildir.Maildir, "names", names_while_mail_comes)
+    monkeypatch.setattr(system, "scandir", scandir_while_mail_comes)
     with store.session() as opened:
         first = listing(opened)
     monkeypatch.undo()
@@ -374,19 +374,19 @@ def test_a_maildrop_that_changes_all_the_time(store: Store, monkeypatch: pytest.
 def test_a_message_renamed_before_it_is_measured(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another program may rename what was just listed: it is found by its base name, not missed."""
     store.deliver_many(4)
-    real = maildir.Maildir.measure
+    real = system.open_file
     moved: list[bytes] = []
 
-    def measure_after_a_move(self: maildir.Maildir, folder: int, name: bytes) -> tuple[int, int]:
-        if len(moved) < 2:
+    def open_after_a_move(name: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if isinstance(name, bytes) and len(moved) < 3:
             moved.append(name)
-            os.rename(store.file("new", name), store.file("cur", name + b":2,S"))
-        elif len(moved) == 2:
-            moved.append(name)
-            os.unlink(store.file("new", name))
-        return real(self, folder, name)
+            if len(moved) < 3:
+                os.rename(store.file("new", name), store.file("cur", name + b":2,S"))
+            else:
+                os.unlink(store.file("new", name))
+        return real(name, flags, mode, dir_fd=dir_fd)
 
-    monkeypatch.setattr(maildir.Maildir, "measure", measure_after_a_move)
+    monkeypatch.setattr(system, "open_file", open_after_a_move)
     with store.session() as opened:
         assert listing(opened) == expected(store)
         assert len(expected(store)) == 3

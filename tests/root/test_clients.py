@@ -31,7 +31,7 @@ MESSAGES = [
 
 
 def run(*command: str, **kwargs: object) -> subprocess.CompletedProcess[bytes]:
-    """Run a command to its end."""
+    """Run a command to its end; `user` runs it as somebody else."""
     return subprocess.run(command, check=False, capture_output=True, timeout=60, **kwargs)
 
 
@@ -148,7 +148,7 @@ def test_curl(site, server, work):
     ], listed.stderr
     for number, octets in enumerate(MESSAGES, 1):
         assert run("curl", *access, f"{url}{number}").stdout == wire_form(octets)
-    deleted = run("curl", *access, "--list-only", "--request", "DELE 2", f"{url}2")
+    deleted = run("curl", *access, "--list-only", "--request", "DELE", f"{url}2")
     assert deleted.returncode == 0, deleted.stderr
     wait_until(lambda: site.contents("curl") == MESSAGES[:1] + MESSAGES[2:])
 
@@ -189,7 +189,7 @@ def fetchmail(site: PamSite, server: Server, work: Path, client: str, options: s
     script.chmod(0o755)
     config = private_file(
         work / "fetchmailrc",
-        f'poll 127.0.0.1 service {server.port} protocol pop3 '
+        f'poll 127.0.0.1 service {server.port} protocol pop3 uidl '
         f'user "{site.user(client)}" password "{PASSWORD}" '
         f'sslproto "" {options} mda "{script}"\n',
     )
@@ -211,11 +211,11 @@ def test_fetchmail_keeps(site, server, work):
     """fetchmail with keep and uidl: all stays as it was, and a second run fetches only what is new."""
     need("fetchmail")
     for _ in range(2):
-        fetchmail(site, server, work, "fetchkeep", "uidl keep")
+        fetchmail(site, server, work, "fetchkeep", "keep")
         assert bodies_of(work) == EXPECTED_BODIES
     assert site.contents("fetchkeep") == MESSAGES
     site.deliver("fetchkeep", LATER, first=10)
-    fetchmail(site, server, work, "fetchkeep", "uidl keep")
+    fetchmail(site, server, work, "fetchkeep", "keep")
     assert bodies_of(work) == sorted([*EXPECTED_BODIES, b"came later"])
 
 
@@ -251,9 +251,11 @@ def test_mpop_keeps(site, server, work):
     assert site.contents("mpopkeep") == MESSAGES + LATER
 
 
-def test_getmail(site, server, work):
-    """getmail6: fetches all and keeps, then only what is new, then removes."""
+def test_getmail(site, server):
+    """getmail6: fetches all and keeps, then only what is new, then removes. It refuses to run as root."""
     need("getmail")
+    user = site.user("getmail")
+    work = site.path / user / "getmail"
     make_maildir(work / "inbox")
 
     def getmail(delete: str) -> None:
@@ -261,10 +263,11 @@ def test_getmail(site, server, work):
             work / "getmailrc",
             f"[retriever]\ntype = SimplePOP3Retriever\nserver = 127.0.0.1\nport = {server.port}\n"
             f"username = {site.user('getmail')}\npassword = {PASSWORD}\n"
-            f"[destination]\ntype = Maildir\npath = {work}/inbox/\nuser = root\n"
+            f"[destination]\ntype = Maildir\npath = {work}/inbox/\n"
             f"[options]\nread_all = false\ndelete = {delete}\n",
         )
-        done = run("getmail", "--getmaildir", str(work), "--rcfile", "getmailrc")
+        run("chown", "-R", f"{user}:", str(work))
+        done = run("getmail", "--getmaildir", str(work), "--rcfile", "getmailrc", user=user, group=user, cwd="/")
         assert done.returncode == 0, done.stdout + done.stderr
 
     getmail("false")
@@ -287,7 +290,8 @@ def test_mutt(site, server, work):
         "set ssl_starttls=no\nset ssl_force_tls=no\nset pop_authenticators=user\n"
         "set confirmappend=no\nset confirmcreate=no\nset delete=yes\nset quit=yes\nset mbox_type=Maildir\n"
         "set pop_delete=no\nset move=no\nset sort=mailbox-order\n"
-        f'push "<tag-pattern>~A<enter><tag-prefix><copy-message>{inbox}<enter>'
+        f"set auto_tag=yes\nset folder={work}\n"
+        f'push "<tag-pattern>~A<enter><copy-message>{inbox}<enter>'
         '<untag-pattern>~A<enter><first-entry><delete-message><sync-mailbox><quit>"\n',
     )
     url = f"pop://127.0.0.1:{server.port}/"
