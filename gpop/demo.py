@@ -8,6 +8,7 @@ does what `gpop serve --config FILE` does. Executed by whoever is curious.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import importlib.util
 import os
@@ -28,6 +29,9 @@ NAME = PASSWORD = "demo"
 
 # What root, who has no business here, becomes: whoever called sudo, else this user.
 FALLBACK_USER = "nobody"
+# Root's own: what root copies for others must not lie where they could exchange it.
+ROOTS_DIRECTORY = Path("/var/cache/gpop-demo")
+RUNTIME = "runtime"
 # What the demo imports from outside the standard library, to be copied for a user who cannot reach it.
 PACKAGES = ("gpop", "gevent", "greenlet", "zope", "structlog", "pam")
 
@@ -191,13 +195,18 @@ def _own_name() -> str:
 def _continue_without_root(port: int | None, directory: str | None) -> None:
     """Start again as an ordinary user. Returns never; raises DemoFailed if there is no way."""
     uid, gid = _ordinary_ids()
-    base = Path(directory) if directory else Path(f"/var/cache/gpop-demo-{uid}")
-    base = _owned_directory(base.absolute(), uid, gid)
-    command = [*_reachable_program(base, uid, gid), "demo", "--directory", str(base)]
+    try:
+        _make_roots_directory(ROOTS_DIRECTORY)
+        base = Path(directory).absolute() if directory else ROOTS_DIRECTORY / str(uid)
+        _make_owned_directory(base, uid, gid)
+        program = _reachable_program(uid, gid)
+    except OSError as error:
+        raise DemoFailed(f"{error.filename}: {error.strerror}") from error
+    command = [*program, "demo", "--directory", str(base)]
     command += ["--port", str(port)] if port else []
     print(
         f"gpop demo: root is not needed; going on as {pwd.getpwuid(uid).pw_name} (uid {uid}).\n"
-        f"When you have seen enough, remove {base}.\n",
+        f"When you have seen enough: rm -r {ROOTS_DIRECTORY}\n",
         flush=True,
     )
     os.chdir("/")
@@ -221,38 +230,50 @@ def _ordinary_ids() -> tuple[int, int]:
     return entry.pw_uid, entry.pw_gid
 
 
-def _owned_directory(directory: Path, uid: int, gid: int) -> Path:
+def _make_roots_directory(directory: Path) -> None:
+    """Make an empty directory that everybody can enter and only root can write to."""
+    if directory.exists():
+        shutil.rmtree(directory / RUNTIME, ignore_errors=True)
+    else:
+        directory.mkdir()
+    directory.chmod(0o755)
+
+
+def _make_owned_directory(directory: Path, uid: int, gid: int) -> None:
     """Make `directory` for the user, or make sure that it is the user's."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
+    # Through a descriptor: whoever owns the folder around it could exchange it for another.
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        directory.mkdir(mode=0o700, parents=True)
-        os.chown(directory, uid, gid)
-    except FileExistsError:
-        status = directory.lstat()
-        if status.st_uid != uid or not directory.is_dir():
+        is_new = os.fstat(descriptor).st_uid == 0 and not os.listdir(descriptor)
+        if is_new:
+            os.fchown(descriptor, uid, gid)
+        elif os.fstat(descriptor).st_uid != uid:
             raise DemoFailed(
-                f"{directory} does not belong to uid {uid}, as whom the demo is to run; "
+                f"{directory} is neither empty nor uid {uid}'s, as whom the demo is to run; "
                 "--directory names another place"
-            ) from None
-    except OSError as error:
-        raise DemoFailed(f"{directory}: {error.strerror}; --directory names another place") from error
-    return directory
+            )
+    finally:
+        os.close(descriptor)
 
 
-def _reachable_program(base: Path, uid: int, gid: int) -> list[str]:
+def _reachable_program(uid: int, gid: int) -> list[str]:
     """
     Return how the user can start gpop, without root's rights to pass through directories.
 
-    A clone in /root is reached by root alone. Then the packages are copied to `base`, and started
-    by any Python of the same version that the user can execute.
+    A clone in /root is reached by root alone. Then the packages are copied to where everybody can
+    read them, and started by any Python of the same version that the user can execute.
     """
     here = [sys.executable, "-I", str(Path(__file__).with_name("__main__.py"))]
     if _works(here, uid, gid):
         return here
-    runtime = base / "runtime"
-    if runtime.exists():
-        shutil.rmtree(runtime)
+    runtime = ROOTS_DIRECTORY / RUNTIME
     for package, folder in _package_folders():
         shutil.copytree(folder, runtime / package, dirs_exist_ok=True, ignore=_not_needed)
+    for path in (runtime, *runtime.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)  # the clone may have been made with umask 077
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for python in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
         there = [python, "-I", str(runtime / "gpop" / "__main__.py")]

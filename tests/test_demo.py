@@ -127,6 +127,7 @@ class Demo:
 def running_demo() -> Iterator[Demo]:
     """Run `gpop demo` in a folder that every user can reach; end it with SIGTERM."""
     # pytest's own folders are closed to the user that root becomes.
+    had_cache = demo.ROOTS_DIRECTORY.exists()
     folder = Path(tempfile.mkdtemp(prefix="gpop-test-demo-"))
     folder.chmod(0o755)
     with socket.socket() as probe:
@@ -150,6 +151,8 @@ def running_demo() -> Iterator[Demo]:
             process.kill()
             process.wait()
         shutil.rmtree(folder)
+        if not had_cache and os.geteuid() == 0:
+            shutil.rmtree(demo.ROOTS_DIRECTORY)
 
 
 def answers(port: int) -> bool:

@@ -114,9 +114,13 @@ class FakeFront:
 class AuthProcess:
     """`python -I gpop auth-process`, warmed; the test is its broker."""
 
-    def __init__(self, sources: list[dict[str, str]], folder: Path, **settings: Any) -> None:
+    def __init__(
+        self, sources: list[dict[str, str]], folder: Path, control_send_octets: int = 0, **settings: Any
+    ) -> None:
         self.log_path = folder / "auth.log"
         self.control, theirs = channel.pair()
+        if control_send_octets:
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, control_send_octets)
         settings_fd = supervision.settings_file(DEFAULTS | {"sources": sources} | settings)
         log_fd = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self.process = subprocess.Popen(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,9 +61,24 @@ class Store:
                         found[folder, entry.name] = file.read()
         return found
 
+    def messages(self) -> list[tuple[bytes, bytes]]:
+        """(base name, content) of every file, once however many names it has."""
+        inodes = {os.stat(self.file(*where)).st_ino: (where[1], octets) for where, octets in self.files().items()}
+        return [(name.split(b":")[0], octets) for name, octets in inodes.values()]
+
     @property
     def cache(self) -> Path:
         return self.path / ".statcache"
+
+    def settle(self) -> None:
+        """Wait for the file system's clock to step past everything that was delivered."""
+        last = max(os.stat(self.path / folder).st_ctime_ns for folder in FOLDERS)
+        deadline = time.monotonic() + 10
+        while True:
+            (self.path / "tmp" / "clock").write_bytes(b"")
+            if os.stat(self.path / "tmp" / "clock").st_ctime_ns > last:
+                return
+            assert time.monotonic() < deadline, "the file system's clock stands still"
 
     # Sessions
 
@@ -179,11 +195,6 @@ def delivery_time(base: bytes) -> int:
 
 
 def expected(store: Store) -> list[tuple[bytes, int]]:
-    """What a client must be told of a maildrop without files that share a base name."""
-    found = []
-    for (_, name), octets in store.files().items():
-        base = name.split(b":")[0]
-        found.append((delivery_time(base), base, reference.octets_on_wire(octets)))
-    return [(expected_id(base), octets) for _, base, octets in sorted(found)]
-
-
+    """What a client must be told of a maildrop in which no two different files share a base name."""
+    found = [(delivery_time(base), base, octets) for base, octets in store.messages()]
+    return [(expected_id(base), reference.octets_on_wire(octets)) for _, base, octets in sorted(found)]

@@ -1,0 +1,317 @@
+"""A real auth process with real PAM: slow checks, killed checks, real users, and the cache's limits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gpop.accounts import hashes
+from gpop.privsep import messages
+from tests.accounts.auth_process import AuthProcess, FakeFront, PendingLogin, running, until
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can ask PAM about other users: run as root"
+)
+
+SERVICE = f"gpop-test-{os.getpid()}-auth"
+SERVICE_FILE = Path("/etc/pam.d") / SERVICE
+SOURCES = [{"type": "pam", "service": SERVICE}]
+UNIX = "auth required pam_unix.so\naccount required pam_unix.so\n"
+TRUSTED = "127.0.0.1"
+QUICK, SLOW = f"gpq{os.getpid()}", f"gps{os.getpid()}"
+# SLOW's password is never decided in a test's time; everybody else's is at once.
+SLOW_FOR_ONE = (
+    f"auth [success=ignore default=1] pam_succeed_if.so quiet user = {SLOW}\n"
+    "auth required pam_exec.so quiet /bin/sleep 60\n"
+    "auth required pam_permit.so\n"
+    "account required pam_permit.so\n"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def users() -> Iterator[None]:
+    for name in (QUICK, SLOW):
+        hashed = hashes.make(b"secret").decode().removeprefix("{CRYPT}")
+        options = ["--no-create-home", "--groups", "users,mail", "--password", hashed]
+        subprocess.run(["useradd", *options, name], check=True)
+    yield
+    for name in (QUICK, SLOW):
+        subprocess.run(["userdel", name], check=True, capture_output=True)
+
+
+@pytest.fixture(autouse=True)
+def service() -> Iterator[Path]:
+    SERVICE_FILE.write_text(UNIX)
+    yield SERVICE_FILE
+    SERVICE_FILE.unlink(missing_ok=True)
+
+
+def refusal(login: PendingLogin) -> tuple[str, str]:
+    frame = login.answer()
+    assert frame.kind == messages.REFUSED
+    return frame.fields["code"], frame.fields["reason"]
+
+
+def accepted_by(auth: AuthProcess, login: PendingLogin) -> str:
+    frame = login.answer()
+    assert frame.kind == messages.ACCEPTED
+    auth.served()
+    source: str = frame.fields["source"]
+    return source
+
+
+def checkers(auth: AuthProcess) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{auth.pid}/task/{auth.pid}/children").read_text().split()]
+
+
+def test_a_user_of_the_system(tmp_path: Path) -> None:
+    """Accepted with NSS' account: home, Maildir, and of the groups only those from first_valid_gid on."""
+    with running(SOURCES, tmp_path) as auth:
+        front = auth.front()
+        login = front.login(QUICK.encode(), b"secret")
+        assert login.answer().fields["source"] == "pam"
+        fields = auth.served().fields
+        assert fields["account"] == QUICK.encode()
+        assert fields["maildir"] == b"/home/" + QUICK.encode() + b"/Maildir"
+        assert fields["groups"] == sorted({100, fields["gid"]}, key=fields["groups"].index)
+        assert refusal(front.login(QUICK.encode(), b"wrong", TRUSTED)) == ("AUTH", "wrong_password")
+        assert refusal(front.login(b"gpop-nobody", b"wrong", TRUSTED)) == ("AUTH", "unknown_user")
+        assert "secret" not in auth.log_path.read_text()
+
+
+def test_nobody_tries_roots_password_here(tmp_path: Path, service: Path) -> None:
+    """uid 0 and system accounts are refused before PAM is asked."""
+    marker = tmp_path / "asked"
+    service.write_text(
+        f"auth required pam_exec.so quiet /bin/touch {marker}\naccount required pam_permit.so\n"
+    )
+    with running(SOURCES, tmp_path) as auth:
+        front = auth.front()
+        assert refusal(front.login(b"root", b"x", TRUSTED)) == ("AUTH", "uid_0")
+        assert refusal(front.login(b"daemon", b"x", TRUSTED)) == ("AUTH", "uid_too_low")
+        assert not marker.exists()
+        assert accepted_by(auth, front.login(QUICK.encode(), b"x", TRUSTED)) == "pam"
+        assert marker.exists()
+
+
+def test_twenty_slow_checks_do_not_delay_another_source(tmp_path: Path, service: Path) -> None:
+    """They may fill their own places; one is always there for others."""
+    service.write_text(SLOW_FOR_ONE)
+    with running(SOURCES, tmp_path, max_checks=8) as auth:
+        front = auth.front()
+        slow = [front.login(SLOW.encode(), b"x", "192.0.2.1") for _ in range(20)]
+        until(lambda: len(checkers(auth)) == 6, "six of eight places are taken")
+        for number in range(5):
+            login = front.login(QUICK.encode(), b"x", f"192.0.2.{number + 10}")
+            assert accepted_by(auth, login) == "pam"
+            assert time.monotonic() - login.sent_s < 2.0
+        assert len(checkers(auth)) == 6
+        assert not any(login.is_answered() for login in slow)
+
+
+def test_a_check_that_takes_too_long_is_killed_and_who_waits_is_told(tmp_path: Path, service: Path) -> None:
+    """[SYS/TEMP] for both, and the places are free again; sleep(1) goes with its checker's pipe, not we with it."""
+    service.write_text(SLOW_FOR_ONE)
+    with running(SOURCES, tmp_path, max_checks=2, check_timeout_s=0.5) as auth:
+        front = auth.front()
+        logins = [front.login(SLOW.encode(), b"x", "192.0.2.1") for _ in range(3)]
+        reasons = sorted(refusal(login) for login in logins)
+        assert reasons[0] in (("SYS/TEMP", "check_timeout"), ("SYS/TEMP", "checks_exhausted"))
+        assert ("SYS/TEMP", "check_timeout") in reasons
+        assert all(login.closed() for login in logins)
+        until(lambda: not checkers(auth), "checkers reaped")
+        assert accepted_by(auth, front.login(QUICK.encode(), b"x", "192.0.2.1")) == "pam"
+        assert auth.events("auth_fault")[0]["reason"] == "check_timeout"
+    for pid in subprocess.run(
+        ["pgrep", "-f", "^/bin/sleep 60$"], capture_output=True, text=True
+    ).stdout.split():
+        if os.stat(f"/proc/{pid}").st_mtime > time.time() - 60:
+            os.kill(int(pid), signal.SIGKILL)
+
+
+def test_a_checker_that_dies_costs_one_login(tmp_path: Path, service: Path) -> None:
+    """Killed from outside: [SYS/TEMP], logged, everybody else goes on."""
+    service.write_text(SLOW_FOR_ONE)
+    with running(SOURCES, tmp_path) as auth:
+        front = auth.front()
+        login = front.login(SLOW.encode(), b"x", "192.0.2.1")
+        until(lambda: len(checkers(auth)) == 1, "a checker runs")
+        os.kill(checkers(auth)[0], signal.SIGKILL)
+        assert refusal(login) == ("SYS/TEMP", "checker_died")
+        assert accepted_by(auth, front.login(QUICK.encode(), b"x", "192.0.2.1")) == "pam"
+
+
+def test_a_checker_holds_its_pipe_and_nobodys_stream(tmp_path: Path, service: Path) -> None:
+    """Neither the fronts' sockets, nor the broker's, nor other logins'."""
+    service.write_text(SLOW_FOR_ONE)
+    with running(SOURCES, tmp_path) as auth:
+        front = auth.front()
+        for number in range(3):
+            front.login(SLOW.encode(), b"x", f"192.0.2.{number}")
+        until(lambda: len(checkers(auth)) == 3, "three checkers run")
+        for pid in checkers(auth):
+
+            def links(pid: int = pid) -> list[str]:
+                folder = Path(f"/proc/{pid}/fd")
+                return [os.readlink(link) for link in folder.iterdir() if int(link.name) > 2]
+
+            until(lambda links=links: len(links()) == 1, "the checker has closed what is not its own")
+            assert links()[0].startswith("pipe:")
+
+
+def test_a_front_that_dies_while_checks_run(tmp_path: Path, service: Path) -> None:
+    """Its logins' descriptors are closed at once, also of those still waiting; the others are served."""
+    service.write_text(SLOW_FOR_ONE)
+    with running(SOURCES, tmp_path, max_checks=4) as auth:
+        front, other = auth.front(), auth.front()
+        logins = [front.login(SLOW.encode(), b"x", "192.0.2.1") for _ in range(6)]
+        until(lambda: len(checkers(auth)) == 3, "three checkers run")
+        front.close()
+        assert all(login.closed() for login in logins)
+        assert accepted_by(auth, other.login(QUICK.encode(), b"x", "192.0.2.1")) == "pam"
+
+
+def test_a_user_of_the_passwd_file_is_not_the_systems(tmp_path: Path) -> None:
+    """Sources in order: the passwd-file decides for its names, PAM for the others; an outage for none."""
+    users = tmp_path / "users"
+    users.write_text(f"{QUICK}:{{PLAIN}}other:2000:2000::/srv/virtual::\n")
+    users.chmod(0o600)
+    with running([{"type": "passwd-file", "path": str(users)}, *SOURCES], tmp_path) as auth:
+        front = auth.front()
+        login = front.login(QUICK.encode(), b"other", TRUSTED)
+        assert login.answer().fields["source"] == "passwd-file"
+        assert auth.served().fields["uid"] == 2000
+        assert refusal(front.login(QUICK.encode(), b"secret", TRUSTED)) == ("AUTH", "wrong_password")
+        assert accepted_by(auth, front.login(SLOW.encode(), b"secret", TRUSTED)) == "pam"
+        users.unlink()
+        assert refusal(front.login(QUICK.encode(), b"secret", TRUSTED))[0] == "SYS/TEMP"
+        assert refusal(front.login(SLOW.encode(), b"secret", TRUSTED))[0] == "SYS/TEMP"
+
+
+def test_a_service_without_a_file_is_refused(tmp_path: Path, service: Path) -> None:
+    """At the start, and when it goes away while we run: PAM's `other` is never asked."""
+    with running(SOURCES, tmp_path) as auth:
+        service.unlink()
+        login = auth.front().login(QUICK.encode(), b"secret", TRUSTED)
+        assert refusal(login) == ("SYS/TEMP", "source_unavailable")
+    process = AuthProcess(SOURCES, tmp_path)
+    assert process.process.wait(20) == 1
+    assert SERVICE in process.events("process_fault")[-1]["problem"]
+    process.stop()
+
+
+def test_modules_do_not_see_the_environment(tmp_path: Path, service: Path) -> None:
+    """$DISPLAY would become PAM_TTY; nothing of who started gpop gets there."""
+    seen, script = tmp_path / "seen", tmp_path / "script"
+    script.write_text(
+        f'#!/bin/sh\necho "tty=$PAM_TTY display=$DISPLAY" > {seen}; readlink /proc/$PPID/fd/0 >> {seen}\n'
+    )
+    script.chmod(0o755)
+    service.write_text(f"auth required pam_exec.so quiet {script}\naccount required pam_permit.so\n")
+    with running(SOURCES, tmp_path) as auth:
+        assert accepted_by(auth, auth.front().login(QUICK.encode(), b"x")) == "pam"
+    assert seen.read_text() == "tty= display=\n/dev/null\n"
+
+
+# The auth cache with PAM
+
+
+def log_in_until_cached(auth: AuthProcess, front: FakeFront, name: str = QUICK) -> None:
+    until(lambda: accepted_by(auth, front.login(name.encode(), b"secret", TRUSTED)) == "cache", "a hit")
+
+
+def outcome(auth: AuthProcess, front: FakeFront) -> str:
+    """The source that accepted, or the reason of the refusal."""
+    login = front.login(QUICK.encode(), b"secret", TRUSTED)
+    answer = login.answer()
+    if answer.kind == messages.ACCEPTED:
+        auth.served()
+        return str(answer.fields["source"])
+    return str(answer.fields["reason"])
+
+
+def test_a_changed_system_password_works_a_second_longer_at_most(tmp_path: Path) -> None:
+    """/etc/shadow is watched."""
+    with running(SOURCES, tmp_path, cache_enabled=True) as auth:
+        front = auth.front()
+        log_in_until_cached(auth, front)
+        hashed = hashes.make(b"changed").decode().removeprefix("{CRYPT}")
+        subprocess.run(["usermod", "--password", hashed, QUICK], check=True)
+        changed = time.monotonic()
+        until(lambda: outcome(auth, front) == "wrong_password", "the old password is refused")
+        assert time.monotonic() - changed < 2.0
+        assert auth.events("auth_cache_dropped")
+        hashed = hashes.make(b"secret").decode().removeprefix("{CRYPT}")
+        subprocess.run(["usermod", "--password", hashed, QUICK], check=True)
+
+
+@pytest.mark.parametrize("what", ["service", "included", "passwd", "group"])
+def test_other_changes_empty_the_cache(tmp_path: Path, service: Path, what: str) -> None:
+    """The PAM service, what it includes, /etc/passwd and /etc/group."""
+    included = tmp_path / "included"
+    included.write_text(UNIX)
+    service.write_text(f"@include {included}\n")
+    with running(SOURCES, tmp_path, cache_enabled=True) as auth:
+        front = auth.front()
+        log_in_until_cached(auth, front)
+        drops = len(auth.events("auth_cache_dropped"))
+        if what in ("service", "included"):
+            path = service if what == "service" else included
+            path.write_text("auth required pam_deny.so\naccount required pam_deny.so\n")
+            until(lambda: outcome(auth, front) == "wrong_password", "PAM is asked again")
+        else:
+            path = Path("/etc/passwd" if what == "passwd" else "/etc/group")
+            command = ["usermod", "--shell", "/bin/false"] if what == "passwd" else ["gpasswd", "-d"]
+            arguments = [QUICK] if what == "passwd" else [QUICK, "mail"]
+            subprocess.run([*command, *arguments], check=True, capture_output=True)
+            until(lambda: outcome(auth, front) == "pam", "PAM is asked again")
+        until(lambda: len(auth.events("auth_cache_dropped")) > drops, "it is logged")
+
+
+def test_the_account_phase_on_every_hit(tmp_path: Path, service: Path) -> None:
+    """Without the setting a rule that no watched file shows takes effect late; with it, at once."""
+    denied = tmp_path / "denied"
+    denied.write_text("")
+    rule = f"account required pam_listfile.so item=user sense=deny file={denied} onerr=fail\n"
+    service.write_text("auth required pam_unix.so\n" + rule)
+    for always in (False, True):
+        denied.write_text("")
+        with running(SOURCES, tmp_path, cache_enabled=True, cache_always_check_account=always) as auth:
+            front = auth.front()
+            log_in_until_cached(auth, front)
+            denied.write_text(QUICK + "\n")
+            assert outcome(auth, front) == ("wrong_password" if always else "cache")
+            denied.write_text("")
+            # The refused entry was forgotten: the password is asked for again.
+            assert outcome(auth, front) == ("pam" if always else "cache")
+
+
+def test_a_hit_starts_no_process(tmp_path: Path) -> None:
+    """No fork, no PAM, no NSS: counted, by the kernel's number of the newest process of auth's."""
+    with running(SOURCES, tmp_path, cache_enabled=True) as auth:
+        front = auth.front()
+        log_in_until_cached(auth, front)
+        before = reaped_time(auth)
+        for _ in range(50):
+            assert outcome(auth, front) == "cache"
+        assert reaped_time(auth) == before
+
+
+def reaped_time(auth: AuthProcess) -> list[str]:
+    """Faults and times of auth's reaped children: they grow with each one."""
+    fields = Path(f"/proc/{auth.pid}/stat").read_text().rpartition(")")[2].split()
+    return [fields[8], fields[13], fields[14]]
+
+
+def test_nobody_reads_auths_memory(tmp_path: Path) -> None:
+    """No core dump, and not dumpable: /proc belongs to root whatever the user id."""
+    with running(SOURCES, tmp_path) as auth:
+        limits = Path(f"/proc/{auth.pid}/limits").read_text()
+        core = next(line for line in limits.splitlines() if line.startswith("Max core file size"))
+        assert core.split()[4:6] == ["0", "0"]
