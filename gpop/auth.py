@@ -29,7 +29,6 @@ from collections import deque
 from collections.abc import Callable
 
 from gpop import events
-from gpop.accounts import pam
 from gpop.accounts.account import SYS_PERM, SYS_TEMP, Accepted, Limits, Refused, Verdict
 from gpop.accounts.checker import close_all_but, place
 from gpop.accounts.deciding import Attempt, Decider, report_passwd_file
@@ -138,6 +137,8 @@ class Auth:
         self.decider.end()
 
     def _ended(self) -> bool:
+        if self.broker is None:
+            return True
         if self.decider.pending or self._outbox or not self.draining:
             return False
         return self.drain_at_once or not self.fronts
@@ -204,6 +205,7 @@ class Auth:
         self.broker = None
         while self._outbox:
             self._not_served(self._outbox.popleft()[1])
+        self.decider.give_up(Refused(SYS_TEMP, "broker_gone"))
         self.drain(at_once=True)
 
     def _serve(self, octets: bytes, login: Login) -> None:
@@ -401,14 +403,13 @@ def build_sources(settings: AuthSettings, log: events.Log) -> list[Source]:
         StartRefused: a PAM service without a file; PAM without root.
     """
     only_uid = None if os.geteuid() == 0 else os.geteuid()
+    if only_uid is not None and any(row["type"] == "pam" for row in settings.sources):
+        raise StartRefused("PAM needs root; without root only a passwd-file can be a source")
     limits = Limits(settings.first_valid_uid, settings.first_valid_gid, settings.maildir, only_uid)
     sources = build(settings.sources, limits)
     for source in sources:
-        if isinstance(source, PamSource):
-            if only_uid is not None:
-                raise StartRefused("PAM needs root; without root only a passwd-file can be a source")
-            if pam.service_file(source.service) is None:
-                raise StartRefused(f"PAM service {source.service!r} has no file; PAM would ask its `other`")
+        if isinstance(source, PamSource) and not source.has_file():
+            raise StartRefused(f"PAM service {source.service!r} has no file; PAM would ask its `other`")
         source.warm()
         if isinstance(source, PasswdFileSource):
             report_passwd_file(log, source.file)

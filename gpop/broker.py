@@ -11,6 +11,7 @@ because a fork copies what it has: every module here is paid for in every sessio
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
@@ -21,7 +22,7 @@ import sys
 import time
 import types
 
-from gpop import __version__, session, supervision
+from gpop import __version__, rehearsal, session, signals, supervision
 from gpop.events import Log, open_log
 from gpop.privsep import channel, messages
 from gpop.supervision import DRAINING, SERVING, STARTING, Generation, Process
@@ -43,6 +44,14 @@ LISTEN_BACKLOG = 1024
 FORKS_PER_COLLECTION = 1000
 # Peers that vanished without a word are found by the kernel: 2 minutes' silence, then 3 probes.
 KEEPALIVE = {socket.TCP_KEEPIDLE: 120, socket.TCP_KEEPINTVL: 20, socket.TCP_KEEPCNT: 3}
+
+
+# What the exit status of a session says; any other, and any signal, is a death.
+FAILED_SESSIONS = {
+    session.EXIT_UNREPORTED: ("session_unreported", "warning"),
+    # The front chose the descriptors, auth passed them on, and the session was the first to look.
+    session.EXIT_BAD_DESCRIPTORS: ("frame_rejected", "error"),
+}
 
 
 class StartFailed(Exception):
@@ -153,10 +162,9 @@ class Broker:
         """Handle what happens until gpop has stopped; returns the exit status."""
         wakeup, wakeup_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, lambda number, _frame: self.signals.add(number))
-        # In a session just forked this waits until it has its own handler.
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signals.install()
+        for number in (signals.TERM, signals.INT, signals.HUP, signals.CHLD):
+            signals.actions[number] = functools.partial(self.signals.add, number)
         self._watch(wakeup, lambda: _drain_pipe(wakeup))
         while not self._stopped():
             for fd, _ in self.poller.poll(self._poll_timeout_ms()):
@@ -191,12 +199,13 @@ class Broker:
             self._end_what_is_left(now)
 
     def _handle_signals(self) -> None:
-        arrived, self.signals = self.signals, set()
-        if signal.SIGCHLD in arrived:
+        arrived = self.signals.copy()
+        self.signals -= arrived
+        if signals.CHLD in arrived:
             self._reap()
-        if signal.SIGTERM in arrived or signal.SIGINT in arrived:
+        if signals.TERM in arrived or signals.INT in arrived:
             self._stop(time.monotonic())
-        if signal.SIGHUP in arrived and self.stop_at is None:
+        if signals.HUP in arrived and self.stop_at is None:
             self._read_config()
 
     # Logins
@@ -229,13 +238,6 @@ class Broker:
 
     def _serve(self, process: Process, frame: Frame, fds: list[int]) -> None:
         """Fork the session of a login that auth accepted."""
-        try:
-            channel.check_login_descriptors(fds)
-        except messages.BadFrame as error:
-            # The front chose the descriptors, and auth passed them on unseen.
-            self.log.write("frame_rejected", "error", sender="front", problem=str(error))
-            channel.close_all(fds)
-            return
         login = frame.fields
         key = (login["uid"], login["maildir"])
         others = self.by_maildrop.get(key, ())
@@ -285,10 +287,10 @@ class Broker:
         if not pids:
             del self.by_maildrop[ended.key]
         if status:
-            unreported = status == session.EXIT_UNREPORTED << 8
+            event, level = FAILED_SESSIONS.get(os.waitstatus_to_exitcode(status), ("session_died", "error"))
             self.log.write(
-                "session_unreported" if unreported else "session_died",
-                "warning" if unreported else "error",
+                event,
+                level,
                 login_id=ended.login_id,
                 pid=pid,
                 peer=ended.peer,
@@ -516,6 +518,15 @@ def _close_import_system() -> None:
     sys.path_importer_cache.clear()
 
 
+def _rehearse(broker: Broker) -> None:
+    folder = broker.settings.run_dir if os.geteuid() == 0 else "/tmp"
+    try:
+        rehearsal.rehearse(folder, broker.session_settings, broker.maildrop_options)
+    except OSError as error:
+        problem = f"sessions could not be rehearsed in {folder} and cost more: {error}"
+        broker.log.write("config_warning", "warning", problem=problem)
+
+
 def main(arguments: list[str]) -> int:
     """Run as the broker: `broker CONFIG SETTINGS_FD FORMAT LEVEL`, log on descriptor 1."""
     config_path, settings_fd = arguments
@@ -532,6 +543,7 @@ def main(arguments: list[str]) -> int:
     except StartFailed as error:
         print(f"gpop: {error}", file=sys.stderr)
         return 1
+    _rehearse(broker)
     _forget_standard_files()
     _close_import_system()
     gc.collect()

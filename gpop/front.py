@@ -84,6 +84,9 @@ class Connection:
         bad_commands = 0
         deadline = time.monotonic() + self.front.settings.login_timeout_s
         while True:
+            # A call that need not wait does not switch: without this a peer that always has more to say,
+            # and takes the answers, would be the only one to be served.
+            gevent.sleep(0)
             line = self.reader.next_line()
             if line is None:
                 octets = self._receive(deadline)

@@ -23,6 +23,7 @@ import struct
 import termios
 import time
 
+from gpop import signals
 from gpop.maildrop import maildir, opening
 from gpop.pop3 import decisions, encoding, wire
 from gpop.pop3.transaction import Transaction
@@ -30,7 +31,7 @@ from gpop.privsep import channel, credentials, messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from gpop.config import SessionSettings
@@ -43,16 +44,17 @@ BATCH_OCTETS = 32768
 # A client that sent QUIT has this long to read the reply and close (see `_say_goodbye`).
 GOODBYE_TIMEOUT_MS = 2000
 MAX_GOODBYE_READS = 16
-# UPDATE is not interrupted; these wait until it is done.
-ENDING_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 # Exit status of a session whose front was gone when it ended.
 EXIT_UNREPORTED = 3
+# Exit status where the descriptors of a login are not what they have to be.
+EXIT_BAD_DESCRIPTORS = 4
 
 TOTALS_AT_START: dict[str, Any] = {
     field: 0 if kind == messages.INT else "" for field, kind, _ in messages.FRAMES[messages.TOTALS].fields
 }
 
+SERVING = messages.encode(messages.SERVING)
 UNAVAILABLE = wire.err("The maildrop can't be opened, please try again later", "SYS/TEMP")
 IN_USE = wire.err("The maildrop is in use by another session", "IN-USE")
 NOT_REMOVED = wire.err("Some deleted messages not removed")
@@ -88,7 +90,7 @@ class Stream:
 
     def adopt(self) -> None:
         """Make the socket blocking, with the time-out on both directions."""
-        sock = socket.socket(fileno=self.fd)
+        sock = _stream_socket(self.fd)
         sock.setblocking(True)
         seconds = int(self.timeout_s)
         timeout = struct.pack("@ll", seconds, int((self.timeout_s - seconds) * 1_000_000))
@@ -186,7 +188,7 @@ class Stream:
         closed, and a reset may destroy the reply before the client has read it.
         """
         try:
-            sock = socket.socket(fileno=self.fd)
+            sock = _stream_socket(self.fd)
             sock.shutdown(socket.SHUT_WR)
             sock.detach()
             poller = select.poll()
@@ -198,23 +200,31 @@ class Stream:
             return
 
 
+def _stream_socket(fd: int) -> socket.socket:
+    """Return a socket object for the stream; its family only matters for addresses, which nobody asks for."""
+    return socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
+
+
 class Report:
     """What the front is told of this session: notes for the log on the way, the totals at the end."""
 
-    __slots__ = ("channel", "dialogue", "totals")
+    __slots__ = ("channel_fd", "dialogue", "totals")
 
-    def __init__(self, session_channel: socket.socket, dialogue: bool) -> None:
-        self.channel = session_channel
+    def __init__(self, channel_fd: int, dialogue: bool) -> None:
+        self.channel_fd = channel_fd
         self.dialogue = dialogue
         self.totals: dict[str, Any] = TOTALS_AT_START.copy()
 
     def note(self, event: str, detail: str) -> None:
         """Have the front write an event; one that it can't take at once is lost."""
         octets = messages.encode(messages.NOTED, event=event, detail=detail[:500])
+        sock = _channel(self.channel_fd)
         try:
-            self.channel.send(octets, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            sock.send(octets, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except OSError:
             return
+        finally:
+            sock.detach()
 
     def note_dialogue(self, event: str, line: bytes | wire.LineError) -> None:
         """Have one line of the dialogue logged, where that was asked for."""
@@ -243,10 +253,14 @@ class Report:
         """Send the totals; returns whether there still was a front to take them."""
         self.totals["octets_sent"] = octets_sent
         try:
-            channel.send(self.channel, messages.encode(messages.TOTALS, **self.totals))
+            self.tell(messages.encode(messages.TOTALS, **self.totals))
         except OSError:
             return False
         return True
+
+    def tell(self, octets: bytes) -> None:
+        """Send a frame: on a SOCK_SEQPACKET socket one write is one message."""
+        os.write(self.channel_fd, octets)
 
 
 class Session:
@@ -371,7 +385,7 @@ class Session:
 
     def _update(self) -> None:
         """The UPDATE state: QUIT has been received, so it is carried out, then answered, once."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+        signals.block_ending()
         totals = self.report.totals
         totals["marked"] = len(self.opened.maildrop.marked())
         result = self.opened.update()
@@ -432,19 +446,17 @@ def _close_all_but(first: int, second: int) -> None:
 def _end_on_signals(stream: Stream, takeover_after_s: float) -> None:
     """SIGTERM ends the session; SIGUSR1 (a newer login wants the maildrop) if its client is silent."""
 
-    def end(_number: int, _frame: object) -> None:
+    def end() -> None:
         raise SessionEnd("shutdown")
 
-    def end_if_silent(_number: int, _frame: object) -> None:
+    def end_if_silent() -> None:
         if stream.seconds_silent() >= takeover_after_s:
             raise SessionEnd("takeover")
 
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGUSR1, end_if_silent)
+    signals.actions.clear()
+    signals.actions[signals.TERM] = end
+    signals.actions[signals.USR1] = end_if_silent
 
 
 def _enter(login: dict[str, Any], settings: SessionSettings) -> int:
@@ -462,19 +474,26 @@ def _enter(login: dict[str, Any], settings: SessionSettings) -> int:
     )
 
 
-def _unread(session_channel: socket.socket) -> bytes:
+def _channel(fd: int) -> socket.socket:
+    """Return a socket object for the channel; with all three given, Python asks the kernel nothing."""
+    return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd)
+
+
+def _unread(channel_fd: int) -> bytes:
     """Return what the front had read beyond the login; it lies in the channel from the start."""
-    frame, _ = channel.receive(session_channel)
+    frame = messages.decode(os.read(channel_fd, messages.MAX_FRAME_OCTETS))
     if frame.kind != messages.PIPELINED:
         raise messages.BadFrame(f"{frame!r} where pipelined octets were expected")
     octets: bytes = frame.fields["octets"]
     return octets
 
 
-def _open(login: dict[str, Any], settings: SessionSettings, options: opening.Options) -> opening.Opened:
+def _open(
+    enter: Callable[[], int], settings: SessionSettings, options: opening.Options
+) -> opening.Opened:
     """Become the mail user, lock and open the maildrop."""
     try:
-        directory = _enter(login, settings)
+        directory = enter()
     except credentials.MaildirAbsent:
         return opening.absent_maildrop()
     if settings.lock:
@@ -485,22 +504,26 @@ def _open(login: dict[str, Any], settings: SessionSettings, options: opening.Opt
 def serve(
     stream: Stream,
     report: Report,
-    login: dict[str, Any],
+    enter: Callable[[], int],
     settings: SessionSettings,
     options: opening.Options,
 ) -> None:
-    """Do everything between the fork and the totals; the report says how it ended."""
+    """
+    Do everything between the fork and the totals; the report says how it ended.
+
+    `enter` gives up root and returns the Maildir's descriptor.
+    """
     opened, refusal = None, UNAVAILABLE
     try:
-        opened = _open(login, settings, options)
+        opened = _open(enter, settings, options)
     except maildir.MaildropInUse:
         refusal = IN_USE
         report.totals["close_reason"] = "in_use"
     except (maildir.MaildropUnavailable, credentials.CredentialsRefused, OSError) as error:
         report.totals["close_reason"] = "unavailable"
         report.totals["fault"] = _described(error)
-    unread = _unread(report.channel)
-    channel.send(report.channel, messages.encode(messages.SERVING))
+    unread = _unread(report.channel_fd)
+    report.tell(SERVING)
     stream.adopt()
     if opened is None:
         stream.send(refusal)
@@ -512,7 +535,7 @@ def serve(
         Session(stream, report, opened).converse(unread)
     finally:
         # However it ended: what was learned about sizes is kept, and the lock goes.
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+        signals.block_ending()
         opened.close()
 
 
@@ -531,21 +554,24 @@ def run(
     Be the session of `login` in a process just forked; never returns.
 
     Takes over both descriptors. The exit status is 0 if the front was told how it ended,
-    EXIT_UNREPORTED if it was gone.
+    else one of EXIT_…; the broker logs those.
     """
     status = 1
     try:
+        channel.check_login_descriptors((client, channel_fd))
         stream = Stream(client, settings.autologout_s)
         _end_on_signals(stream, settings.takeover_after_s)
         _close_all_but(client, channel_fd)
-        report = Report(socket.socket(fileno=channel_fd), bool(login["dialogue"]))
+        report = Report(channel_fd, bool(login["dialogue"]))
         try:
-            serve(stream, report, login, settings, options)
+            serve(stream, report, lambda: _enter(login, settings), settings, options)
         except SessionEnd as end:
             report.totals["close_reason"] = end.reason
         except Exception as error:
             report.totals.update(close_reason="fault", fault=_described(error))
         status = 0 if report.send(stream.octets_sent) else EXIT_UNREPORTED
         stream.say_goodbye()
+    except messages.BadFrame:
+        status = EXIT_BAD_DESCRIPTORS
     finally:
         os._exit(status)

@@ -24,6 +24,16 @@ from pathlib import Path
 ROOT = os.geteuid() == 0
 FIRST_TEST_UID = 61000
 PASSWORD = "open sesame"
+# No peer and no maildrop, however odd, may be the cause of one of these.
+FAULTS = (
+    "auth_fault",
+    "frame_rejected",
+    "log_lines_dropped",
+    "process_ended",
+    "process_fault",
+    "session_died",
+    "session_unreported",
+)
 _counter = itertools.count(1)
 
 
@@ -119,6 +129,11 @@ class Site:
         folders = [folder] if folder else ["new", "cur"]
         return sorted(file for each in folders for file in os.listdir(self.maildir(name) / each))
 
+    def empty(self, name: str = "user0") -> None:
+        """Give an account a new, empty Maildir."""
+        shutil.rmtree(self.maildir(name), ignore_errors=True)
+        self.make_home(name)
+
     def remove(self) -> None:
         """Remove everything."""
         shutil.rmtree(self.path)
@@ -178,6 +193,10 @@ class Server:
 
         wait_until(enough, timeout_s, what)
         return matching()[count - 1]
+
+    def faults(self) -> list[dict]:
+        """The events so far that say that gpop itself was wrong, whatever peers and maildrops were."""
+        return [event for event in self.events() if event["event"] in FAULTS or event.get("fault")]
 
     def children(self) -> dict[int, str]:
         """The processes under the broker: pid -> "front", "auth" or "session"."""

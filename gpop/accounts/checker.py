@@ -9,6 +9,7 @@ Executed as root.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -30,15 +31,17 @@ class Checker:
     """
     A running checker, as auth sees it: `pid` (to be reaped by the caller), `fd` to read from.
 
-    `fd` never blocks. It belongs to this object until `close`.
+    `fd` never blocks. It belongs to this object until `close`. The checker leads a session of
+    its own, without a terminal.
     """
 
-    __slots__ = ("_octets", "deadline_s", "fd", "pid")
+    __slots__ = ("_octets", "deadline_s", "fd", "killed", "pid")
 
     def __init__(self, pid: int, fd: int, deadline_s: float) -> None:
         self.pid = pid
         self.fd = fd
         self.deadline_s = deadline_s
+        self.killed = False
         self._octets = b""
 
     def read(self) -> Verdict | None:
@@ -58,13 +61,32 @@ class Checker:
         body = self._octets[LENGTH.size :]
         return decode(body) if len(body) >= length else None
 
+    def last_word(self) -> Verdict:
+        """Take the rest of what an ended checker said; return its verdict, `DIED` if there is none."""
+        while True:
+            before = len(self._octets)
+            verdict = self.read()
+            if verdict is not None:
+                return verdict
+            if len(self._octets) == before:
+                return DIED  # a program it started holds the pipe open, and will never speak for it
+
     def close(self) -> None:
-        """Give up the pipe."""
+        """Give up the pipe; `fd` is -1 from then on, its number may be another's."""
         os.close(self.fd)
+        self.fd = -1
+
+    def is_overdue(self, now: float) -> bool:
+        """Say whether it has run too long and was not killed yet."""
+        return now >= self.deadline_s and not self.killed
 
     def kill(self) -> None:
-        """End it, whatever it is doing."""
-        os.kill(self.pid, signal.SIGKILL)
+        """End it, whatever it is doing, and the programs its PAM modules started (pam_exec)."""
+        self.killed = True
+        os.kill(self.pid, signal.SIGSTOP)  # it starts and reaps no more
+        for pid in (*_descendants(self.pid), self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def start(
@@ -95,6 +117,7 @@ def _run(
 ) -> None:
     """The checker's whole life; never returns. Its outermost handler: a fault is a verdict too."""
     try:
+        os.setsid()
         gc.disable()  # it ends soon; a collection would only copy auth's pages
         close_all_but(sorted({0, 1, 2, writer, *keep}))
         signal.set_wakeup_fd(-1)
@@ -125,6 +148,18 @@ def place(error: BaseException) -> str:
         return type(error).__name__
     file_name = os.path.basename(where.tb_frame.f_code.co_filename)
     return f"{type(error).__name__} at {file_name}:{where.tb_lineno}"
+
+
+def _descendants(pid: int) -> list[int]:
+    """Return the processes that `pid` started, and those they started."""
+    found = [pid]
+    for parent in found:
+        with (
+            contextlib.suppress(OSError),
+            open(f"/proc/{parent}/task/{parent}/children", encoding="ascii") as file,
+        ):
+            found.extend(map(int, file.read().split()))
+    return found[1:]
 
 
 def close_all_but(keep: Sequence[int]) -> None:

@@ -324,19 +324,18 @@ class Decider:
             del self._waiting[first]
             self._queue.remove(first.source, first)
             self._settle(first, Refused(SYS_TEMP, "checks_exhausted"), now)
-        for pid in [pid for pid, (started, _) in self._unreaped.items() if started.deadline_s <= now]:
+        for pid in [pid for pid, (started, _) in self._unreaped.items() if started.is_overdue(now)]:
             self._overdue(self._unreaped[pid][0], now)
 
     def _overdue(self, started: checker.Checker, now: float) -> None:
         started.kill()
-        started.deadline_s = math.inf
         if started.fd in self._running:
             detail = f"no answer within {self.settings.check_timeout_s:g} s"
             self._checked(started.fd, Refused(SYS_TEMP, "check_timeout", detail=detail), now)
 
     def due_s(self) -> float | None:
         """Return when `tick` has to be called next, None for not before something else happens."""
-        times = [started.deadline_s for started, _ in self._unreaped.values()]
+        times = [started.deadline_s for started, _ in self._unreaped.values() if not started.killed]
         if self._timed:
             times.append(self._timed[0][0])
         if self._waiting:
@@ -357,10 +356,14 @@ class Decider:
 
     def checkers_ended(self, now: float) -> None:
         """Reap checkers that ended; only then their places are free, so that what hangs counts."""
-        for pid, (_, source) in list(self._unreaped.items()):
-            if os.waitpid(pid, os.WNOHANG)[0]:
-                del self._unreaped[pid]
-                self._queue.give_back(source)
+        for pid, (started, source) in list(self._unreaped.items()):
+            if not os.waitpid(pid, os.WNOHANG)[0]:
+                continue
+            # What it said comes first: a failure may be why the next of its source has to wait.
+            if started.fd in self._running:
+                self._checked(started.fd, started.last_word(), now)
+            del self._unreaped[pid]
+            self._queue.give_back(source)
         self._dispatch(now)
 
     def abandon(self, owner: object) -> list[Attempt]:
@@ -371,16 +374,26 @@ class Decider:
         """
         gone = [attempt for attempt in self.pending if attempt.owner is owner and attempt.stage != DONE]
         for attempt in gone:
-            stage, attempt.stage = attempt.stage, DONE
-            if stage == HELD:
-                self._release(attempt)
-            elif stage == WAITING:
-                del self._waiting[attempt]
-                self._queue.remove(attempt.source, attempt)
-            if stage != CHECKED:
-                del self.pending[attempt]
-                attempt.password = b""
+            self._drop(attempt)
         return gone
+
+    def _drop(self, attempt: Attempt) -> None:
+        stage, attempt.stage = attempt.stage, DONE
+        if stage == HELD:
+            self._release(attempt)
+        elif stage == WAITING:
+            del self._waiting[attempt]
+            self._queue.remove(attempt.source, attempt)
+        if stage != CHECKED:
+            del self.pending[attempt]
+            attempt.password = b""
+
+    def give_up(self, verdict: Refused) -> None:
+        """Answer everything that is pending with `verdict`, now."""
+        for attempt in list(self.pending):
+            if attempt.stage != DONE:
+                self._drop(attempt)
+                self._answer(attempt, verdict)
 
     def end(self) -> None:
         """Kill the checkers that are left."""

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from gpop.accounts import hashes, nss, pam
+from gpop.accounts import hashes, nss
 from gpop.accounts.account import (
     AUTH,
     MAX_GROUPS,
@@ -114,6 +114,10 @@ class PamSource:
     kind = "pam"
 
     def __init__(self, service: str, limits: Limits) -> None:
+        # Who has only passwd-files needs neither python-pam nor libpam.
+        from gpop.accounts import pam
+
+        self._pam = pam
         self.service = service
         self._limits = limits
         self._warmed: object = None
@@ -121,12 +125,16 @@ class PamSource:
     def warm(self) -> None:
         """See `Source`."""
         hashes.warm()
-        self._warmed = pam.warm(self.service)
+        self._warmed = self._pam.warm(self.service)
         nss.warm()
 
     def watched_files(self) -> list[str]:
         """See `Source`."""
-        return pam.files_of(self.service)
+        return self._pam.files_of(self.service)
+
+    def has_file(self) -> bool:
+        """Say whether PAM has a file for the service; without one it would ask its `other`."""
+        return self._pam.service_file(self.service) is not None
 
     def decide(self, request: Request) -> Verdict | None:
         """See `Source`."""
@@ -137,12 +145,12 @@ class PamSource:
         if reason:
             # Before PAM: nobody gets to try root's password here.
             return Refused(AUTH, reason, self.kind)
-        if pam.service_file(self.service) is None:
+        if not self.has_file():
             raise SourceUnavailable(f"PAM service {self.service} has no file any more")
         if request.password is None:
-            answer = pam.check_account(self.service, request.name, request.peer)
+            answer = self._pam.check_account(self.service, request.name, request.peer)
         else:
-            answer = pam.check(self.service, request.name, request.password, request.peer)
+            answer = self._pam.check(self.service, request.name, request.password, request.peer)
         if answer.code:
             return Refused(answer.code, answer.reason, self.kind, answer.detail)
         groups = self._limits.valid_groups(nss.groups(user))

@@ -257,24 +257,24 @@ def lock(dir_fd: int, wait_s: float) -> None:
     """
     Take the session lock of a Maildir, which ends with `unlock`, or with the process.
 
-    It is a flock on the directory itself, so that nothing is left behind; where that can't
-    be (NFS), a lock file in it. No process id is ever written or read.
+    It is a flock on the directory itself, so that nothing is left behind. Where that can't
+    be it is one on a file in it: NFS makes it an fcntl lock, which wants a descriptor open
+    for writing. No process id is ever written or read.
 
     Raises:
         MaildropInUse: another session has had it for `wait_s` seconds.
         OSError: locking fails for another reason.
     """
     deadline = time.monotonic() + wait_s
-    fd, take = dir_fd, system.flock
+    fd = dir_fd
     try:
         while True:
             try:
-                take(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                system.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except OSError as error:
                 if fd == dir_fd and error.errno in NO_DIRECTORY_LOCKS:
                     fd = _lock_files[dir_fd] = system.open_file(LOCK_FILE, LOCK_FLAGS, 0o600, dir_fd=dir_fd)
-                    take = system.lockf
                     continue
                 if error.errno not in BUSY:
                     raise

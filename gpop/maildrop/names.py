@@ -126,22 +126,26 @@ def wire_octets(base: bytes) -> int:
     A claim that can't be true beside `S=` (each stored octet becomes one or two, and a
     missing final line end adds two) is none.
     """
-    claimed = _field(base, b",W=")
-    stored = _field(base, b",S=")
-    if stored >= 0 and not stored <= claimed <= 2 * stored + 2:
+    at = base.find(b",W=")
+    if at < 0:
         return -1
+    claimed = _number(base, at)
+    at = base.find(b",S=")
+    if at >= 0:
+        stored = _number(base, at)
+        if stored >= 0 and not stored <= claimed <= 2 * stored + 2:
+            return -1
     return claimed
 
 
 def file_octets(base: bytes) -> int:
     """Return the file size that a base name claims with `S=`, or -1."""
-    return _field(base, b",S=")
+    at = base.find(b",S=")
+    return -1 if at < 0 else _number(base, at)
 
 
-def _field(base: bytes, key: bytes) -> int:
-    at = base.find(key)
-    if at < 0:
-        return -1
+def _number(base: bytes, at: int) -> int:
+    """Return the number in the field that begins at `at`, or -1 if there is none."""
     digits = base[at + 3 :].partition(b",")[0]
     return int(digits) if len(digits) <= MAX_SIZE_DIGITS and digits.isdigit() else -1
 
@@ -155,9 +159,9 @@ def order_key(base: bytes) -> tuple[int, bytes, bytes]:
     return len(seconds), seconds, base
 
 
-def has_usual_time(base: bytes) -> bool:
-    """Whether a base name begins with ten digits and a dot: such names sort as octets as they do by time."""
-    return base[10:11] == b"." and base[:10].isdigit()
+def have_usual_times(bases: list[bytes]) -> bool:
+    """Whether all begin with ten digits and a dot: such names sort as octets as they do by time."""
+    return not [base for base in bases if base[10:11] != b"." or not base[:10].isdigit()]
 
 
 # Flags

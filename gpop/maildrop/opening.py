@@ -135,7 +135,7 @@ def open_maildrop(dir_fd: int, options: Options) -> Opened:
             image = _renewed(folders, options, verdict, warnings)
     except OSError as error:
         folders.close()
-        raise MaildropUnavailable(f"the maildrop can't be read: {error}", error.errno or 0) from error
+        raise MaildropUnavailable(f"the maildrop can't be read: {error}", error.errno) from error
     except BaseException:
         folders.close()
         raise
@@ -355,7 +355,7 @@ def _check_twin(fd: int, location: Location) -> None:
     try:
         twin = names.twin_id(location.base, digest_of(fd))
     except OSError as error:
-        raise MessageUnreadable("a message's file can't be read", error.errno or 0) from error
+        raise MessageUnreadable("a message's file can't be read", error.errno) from error
     if not names.is_derived(location.unique_id, twin):
         raise MessageChanged("a file does not have the content that its unique-id was made of")
 

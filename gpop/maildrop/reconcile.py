@@ -87,7 +87,7 @@ def of_one_base(found: list[Found]) -> dict[bytes, list[Found]]:
 
 def in_order(found: list[Found]) -> list[Found]:
     """Return the files in message order: by delivery time, then by base name; twins by unique-id."""
-    if all(names.has_usual_time(one[0]) for one in found):
+    if names.have_usual_times([one[0] for one in found]):
         return sorted(found)
     return sorted(found, key=lambda one: (names.order_key(one[0]), one))
 

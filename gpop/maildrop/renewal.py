@@ -127,13 +127,13 @@ class _Renewal:
 
     def _added(self) -> list[Found] | None:
         """Return the messages to append to the known ones; None if there is more to do than that."""
-        memory, limit = self._memory, self._options.max_messages
+        memory = self._memory
         if memory.header is None:
             return None
         added = reconcile.additions(memory.known, self._stock.listings)
         if not added:
             return added
-        if limit and memory.header.count + len(added) > limit:
+        if memory.header.count + len(added) > self._limit():
             return None
         return None if reconcile.may_share_id(added, memory.columns) else added
 
@@ -158,11 +158,14 @@ class _Renewal:
                 listed = self._memory.known.names_in(folder)
             found += reconcile.gathered(folder, listed)
         found = reconcile.in_order(self._told_apart(found))
-        limit = self._options.max_messages or statcache.MAX_MESSAGES
-        messages = self._measured(reconcile.recall(self._memory.known, found[:limit]))
-        facts = self._facts(len(found) > limit or reconcile.needs_both_folders(messages))
+        messages = self._measured(reconcile.recall(self._memory.known, found[: self._limit()]))
+        facts = self._facts(len(found) > self._limit() or reconcile.needs_both_folders(messages))
         columns = reconcile.rendered(messages, NOTHING)
         return self._written(statcache.assemble(NOTHING, columns, sum(messages.octets), facts))
+
+    def _limit(self) -> int:
+        """How many messages are served; the format has a limit of its own."""
+        return min(self._options.max_messages or statcache.MAX_MESSAGES, statcache.MAX_MESSAGES)
 
     def _told_apart(self, found: list[Found]) -> list[Found]:
         """Return the files with those of one base name made into one message, or into twins."""
@@ -180,13 +183,19 @@ class _Renewal:
             inode = self._folders.inode(one[3], one[2])
             if inode:  # else it was renamed meanwhile, and its other name is there as well
                 by_inode.setdefault(inode, []).append(one)
-        if len(by_inode) < 2:
+        if not by_inode:
+            return files[-1:]  # renamed once more: it is looked for when somebody wants it
+        if len(by_inode) == 1:
             return [_one_of(links) for links in by_inode.values()]
         twins: list[Found] = []
         counts: dict[bytes, int] = {}
         for inode in sorted(by_inode):  # stays the same when flags change: identical twins keep their -2, -3
             _, _, name, mark = _one_of(by_inode[inode])
-            shown = names.twin_id(base, self._digest(mark & CUR, name))
+            try:
+                digest = self._digest(mark & CUR, name)
+            except FileNotFoundError:
+                continue  # as above; a made-up unique-id would be worse than none for one session
+            shown = names.twin_id(base, digest)
             counts[shown] = counts.get(shown, 0) + 1
             suffix = b"-%d" % counts[shown] if counts[shown] > 1 else b""
             twins.append((base, shown + suffix, name, mark | TWIN))
@@ -195,11 +204,10 @@ class _Renewal:
     def _digest(self, folder: int, name: bytes) -> bytes:
         try:
             return self._folders.content_digest(folder, name)
-        except FileNotFoundError:
-            return NO_DIGEST
         except OSError as error:
             if error.errno not in FILE_FAULTS:
                 raise
+            self._try_again(folder, error)
             return NO_DIGEST
 
     # Octets
@@ -255,10 +263,13 @@ class _Renewal:
                 return False
         messages.octets[index] = octets
         messages.flags[index] |= ESTIMATED
-        if fault.errno == errno.EIO:
-            # Perhaps it works the next time; a file without permission waits for a change of its folder.
-            self._stock.racy |= RACY[mark & CUR]
+        self._try_again(mark & CUR, fault)
         return True
+
+    def _try_again(self, folder: int, fault: OSError) -> None:
+        """Have the next session look again; a file without permission waits for a change of its folder."""
+        if fault.errno == errno.EIO:
+            self._stock.racy |= RACY[folder]
 
     # Writing
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 
-from gpop.maildrop import reconcile, system
+from gpop.maildrop import names, reconcile, system
 from gpop.maildrop.names import CUR, NEW
 from gpop.maildrop.statcache import RACY_CUR, RACY_NEW
 
@@ -74,10 +74,24 @@ def take_stock(
             seen[folder].update(listed)
     # Both, whatever changed: a message on its way from new/ to cur/ must be in one of them.
     _list(folders, stock, [NEW, CUR])
-    for folder, listed in stock.listings.items():
-        listed += [name for name in seen[folder].difference(listed) if folders.inode(folder, name)]
+    _add_lingering(folders, stock, seen)
     stock.racy = RACY_NEW | RACY_CUR
     return stock
+
+
+def _add_lingering(folders: Maildir, stock: Stock, seen: dict[int, set[bytes]]) -> None:
+    """
+    Add names that only earlier listings hold.
+
+    Of a file that has another name by now that name will do. One whose message is nowhere in
+    the last listing is added even if it is gone: it may have been renamed right there. Who
+    asks for such a message has it looked for; one that was removed will not be found.
+    """
+    bases = {names.base_name(name) for listed in stock.listings.values() for name in listed}
+    for folder, listed in stock.listings.items():
+        for name in seen[folder].difference(listed):
+            if names.base_name(name) not in bases or folders.inode(folder, name):
+                listed.append(name)
 
 
 def _list(folders: Maildir, stock: Stock, which: list[int]) -> None:

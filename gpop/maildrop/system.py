@@ -25,5 +25,4 @@ rename = os.rename
 link = os.link
 unlink = os.unlink
 flock = fcntl.flock
-lockf = fcntl.lockf
 sleep = time.sleep

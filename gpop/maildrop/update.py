@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from gpop.maildrop.maildir import Maildir, Places
     from gpop.maildrop.model import Location, Maildrop
 
+    # A marked message: its octets as listed, and where it was.
+    Marked = tuple[int, Location]
+
 # So many times files that others renamed meanwhile are looked for under other names.
 RELOCATE_TRIES = 3
 QUOTA_FILE = "maildirsize"
@@ -77,33 +80,33 @@ class Update:
             self._quota = QuotaFile.open(self._folders.dir_fd)
         except OSError as error:
             self._warn("maildirsize_failed", [error.errno or 0])
-        try:
-            self._remove(self._located(marked))
-            self._warn("removal_failed", self._faults)
-            if self._quota and self._unlinked[0]:
-                self._quota.subtract(*self._unlinked)
-        except OSError as error:
-            self._warn("maildirsize_failed", [error.errno or 0])
-        finally:
-            if self._quota:
+        self._remove(self._located(marked))
+        self._warn("removal_failed", self._faults)
+        if self._quota:
+            try:
+                if self._unlinked[0]:
+                    self._quota.subtract(*self._unlinked)
+            except OSError as error:
+                self._warn("maildirsize_failed", [error.errno or 0])
+            finally:
                 self._quota.close()
 
-    def _located(self, marked: list[int]) -> list[tuple[int, Location]]:
-        """Return the places of messages; those whose name does not agree with their unique-id have failed."""
+    def _located(self, marked: list[int]) -> list[Marked]:
+        """Return the octets and places of messages; those whose name does not agree have failed."""
         located = []
         for index in marked:
             try:
-                located.append((index, self._maildrop.location(index)))
+                located.append((self._maildrop.octets(index), self._maildrop.location(index)))
             except MaildropError as error:
                 self._fail(error.errno)
         return located
 
-    def _remove(self, located: list[tuple[int, Location]]) -> None:
+    def _remove(self, located: list[Marked]) -> None:
         pending = []
-        for index, location in located:
+        for octets, location in located:
             linked = location.flags & LINKED
-            if linked or not self._unlink(index, location, [(location.folder, location.name)]):
-                pending.append((index, location))
+            if linked or not self._unlink(octets, location, [(location.folder, location.name)]):
+                pending.append((octets, location))
         for _ in range(RELOCATE_TRIES):
             if not pending:
                 return
@@ -111,11 +114,11 @@ class Update:
                 places = self._folders.names_by_base({location.base for _, location in pending})
             except MaildropError:
                 break  # not to know where a message is does not mean that it is gone
-            pending = [one for one in pending if not self._remove_elsewhere(*one, places)]
+            pending = [marked for marked in pending if not self._remove_elsewhere(*marked, places)]
         for _ in pending:
             self._fail(errno.ENOENT)
 
-    def _remove_elsewhere(self, index: int, location: Location, places: Places) -> bool:
+    def _remove_elsewhere(self, octets: int, location: Location, places: Places) -> bool:
         """
         Remove a message that has several names, or was renamed; False if it has to be looked for again.
 
@@ -123,7 +126,7 @@ class Update:
         """
         found = places.get(location.base)
         if not found:
-            self._removed(index)  # another program was faster
+            self._removed(octets)  # another program was faster
             return True
         try:
             files = self._files(found)
@@ -136,7 +139,7 @@ class Update:
             # Which of them was shown can't be told by the name, so neither is removed.
             self._fail(errno.ESTALE)
             return True
-        return bool(files) and self._unlink(index, location, own[0] if own else files[0])
+        return bool(files) and self._unlink(octets, location, own[0] if own else files[0])
 
     def _files(self, found: list[tuple[int, bytes]]) -> list[list[tuple[int, bytes]]]:
         """Return places sorted out by file. Raises OSError, MaildropError."""
@@ -147,7 +150,7 @@ class Update:
                 by_inode.setdefault(inode, []).append((folder, name))
         return list(by_inode.values())
 
-    def _unlink(self, index: int, location: Location, file: list[tuple[int, bytes]]) -> bool:
+    def _unlink(self, octets: int, location: Location, file: list[tuple[int, bytes]]) -> bool:
         """Remove a message's file from all these places; False if it is in none of them."""
         unlinked = 0
         try:
@@ -168,7 +171,7 @@ class Update:
             return True
         if unlinked:
             self._unlinked = (self._unlinked[0] + 1, self._unlinked[1] + size)
-            self._removed(index)
+            self._removed(octets)
         return unlinked > 0
 
     def _is_shown_twin(self, location: Location, folder: int, name: bytes) -> bool:
@@ -182,9 +185,9 @@ class Update:
         claimed = names.file_octets(location.base)
         return claimed if claimed >= 0 else self._folders.status(folder, name).st_size
 
-    def _removed(self, index: int) -> None:
+    def _removed(self, octets: int) -> None:
         self.result.removed += 1
-        self.result.removed_octets += self._maildrop.octets(index)
+        self.result.removed_octets += octets
 
     def _fail(self, error_number: int | None) -> None:
         self.result.failed += 1

@@ -215,8 +215,9 @@ def test_a_burst_of_guesses_is_stopped_by_its_own_failures(auth: AuthProcess, fr
 def broken_front(auth: AuthProcess) -> FakeFront:
     """A front with a login that is held, so that there is something to lose."""
     front = auth.front()
-    refusal(front.login(b"joe", b"wrong", "192.0.2.50"))
-    front.login(b"joe", b"secret", "192.0.2.50")
+    peer = f"192.0.2.{50 + len(auth.fronts)}"
+    refusal(front.login(b"joe", b"wrong", peer))
+    front.login(b"joe", b"secret", peer)
     return front
 
 
@@ -264,7 +265,7 @@ def test_the_wrong_number_of_descriptors_ends_the_front(auth: AuthProcess, count
     ours.settimeout(20)
     assert ours.recv(1) == b""
     ours.close()
-    assert auth.descriptors() <= before
+    until(lambda: auth.descriptors() <= before, "descriptors closed")
 
 
 def test_a_descriptor_that_is_no_socket_ends_the_front(auth: AuthProcess) -> None:
@@ -450,9 +451,16 @@ def test_nothing_grows(auth: AuthProcess, front: FakeFront) -> None:
 # The auth cache
 
 
-@pytest.fixture
-def caching(users: Path, tmp_path: Path) -> Iterator[AuthProcess]:
-    with running(write(users, line("joe", "secret")), tmp_path, cache_enabled=True) as process:
+@pytest.fixture(scope="module")
+def cached_users(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cached") / "users"
+
+
+@pytest.fixture(scope="module")
+def caching(cached_users: Path) -> Iterator[AuthProcess]:
+    """One for all of these tests: for two seconds after its passwd-file was written it keeps nothing."""
+    sources = write(cached_users, line("joe", "secret"))
+    with running(sources, cached_users.parent, cache_enabled=True) as process:
         yield process
 
 
@@ -489,12 +497,12 @@ def test_a_penalised_source_waits_for_a_hit_too(caching: AuthProcess) -> None:
     assert time.monotonic() - held.sent_s >= 2.0
 
 
-def test_a_changed_passwd_file_empties_the_cache(caching: AuthProcess, users: Path) -> None:
+def test_a_changed_passwd_file_empties_the_cache(caching: AuthProcess, cached_users: Path) -> None:
     """A withdrawn password works a second longer at most."""
     front = caching.front()
     log_in_until_cached(caching, front)
-    let_clock_step(users)
-    write(users, line("joe", "changed"))
+    let_clock_step(cached_users)
+    write(cached_users, line("joe", "changed"))
     changed = time.monotonic()
 
     def refused() -> bool:
@@ -506,7 +514,8 @@ def test_a_changed_passwd_file_empties_the_cache(caching: AuthProcess, users: Pa
 
     until(refused, "the old password is refused")
     assert time.monotonic() - changed < 1.0 + 3 * REFUSAL_TIME_S
-    assert str(users) in [event["path"] for event in caching.events("auth_cache_dropped")]
+    assert str(cached_users) in [event["path"] for event in caching.events("auth_cache_dropped")]
+    write(cached_users, line("joe", "secret"))
 
 
 # Start

@@ -17,7 +17,10 @@ from gpop.maildrop import system
 CALLS = sorted(
     name
     for name, value in vars(system).items()
-    if callable(value) and not name.startswith("_") and name != "sleep" and not isinstance(value, FunctionType)
+    if callable(value)
+    and not name.startswith("_")
+    and name != "sleep"
+    and not isinstance(value, FunctionType)
 )
 
 
@@ -58,4 +61,6 @@ def watched(failing: int = 0, error_number: int = 0) -> Iterator[Calls]:
 
 
 def test_the_seam_is_whole() -> None:
-    assert {"open_file", "read", "pread", "write", "rename", "unlink", "link", "stat", "scandir"} <= set(CALLS)
+    assert {"open_file", "read", "pread", "write", "rename", "unlink", "link", "stat", "scandir"} <= set(
+        CALLS
+    )

@@ -33,7 +33,9 @@ class Store:
 
     # Other programs
 
-    def deliver(self, name: str | bytes, content: bytes = b"Subject: x\n\nhello\n", folder: str = "new") -> None:
+    def deliver(
+        self, name: str | bytes, content: bytes = b"Subject: x\n\nhello\n", folder: str = "new"
+    ) -> None:
         """Deliver as a delivery agent does: written in tmp/, then renamed."""
         self.deliveries += 1
         draft = os.fsencode(self.path / "tmp" / str(self.deliveries))
@@ -47,6 +49,12 @@ class Store:
             octets = reference.octets_on_wire(body)
             sizes = f",S={len(body)},W={octets}" if claim else ""
             self.deliver(f"{1700000000 + number}.M{number}P1.host{sizes}", body, folder)
+
+    def fill(self, count: int, folder: str = "cur") -> None:
+        """Put many empty messages there, fast."""
+        for number in range(count):
+            path = self.file(folder, f"{1700000000 + number}.M{number}P1.host,S=0,W=0:2,S")
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
 
     def file(self, folder: str, name: str | bytes) -> bytes:
         return os.path.join(os.fsencode(self.path / folder), os.fsencode(name))
@@ -63,7 +71,9 @@ class Store:
 
     def messages(self) -> list[tuple[bytes, bytes]]:
         """(base name, content) of every file, once however many names it has."""
-        inodes = {os.stat(self.file(*where)).st_ino: (where[1], octets) for where, octets in self.files().items()}
+        inodes = {
+            os.stat(self.file(*where)).st_ino: (where[1], octets) for where, octets in self.files().items()
+        }
         return [(name.split(b":")[0], octets) for name, octets in inodes.values()]
 
     @property

@@ -38,7 +38,8 @@ def fail_each_call(
         assert_whole(store)
         store.close()
         failed[calls.failed] += 1
-        # Waiting for the clock (just delivered) takes more or fewer calls each time: one run without a failure is not the end.
+        # Waiting for the clock (just delivered) takes more or fewer calls each time:
+        # so one run without a failure is not the end.
         unharmed += not calls.failed
         if unharmed == 5:
             return failed
@@ -117,7 +118,9 @@ def test_update(tmp_path: Path, error_number: int) -> None:
     def run(store: Store, failing: int) -> Calls:
         before = sorted(store.files().items(), key=lambda one: one[0][1])
         with store.session() as opened:
-            os.rename(store.file("cur", "1700000005.M5P1.host"), store.file("cur", "1700000005.M5P1.host:2,F"))
+            os.rename(
+                store.file("cur", "1700000005.M5P1.host"), store.file("cur", "1700000005.M5P1.host:2,F")
+            )
             os.unlink(store.file("cur", "1700000006.M6P1.host"))
             for index in (0, 1, 4, 5, 6):
                 opened.maildrop.mark_deleted(index)
@@ -177,7 +180,9 @@ def test_reading_messages(tmp_path: Path, error_number: int) -> None:
 
     def run(store: Store, failing: int) -> Calls:
         with store.session() as opened:
-            os.rename(store.file("new", "1700000001.M1P1.host"), store.file("cur", "1700000001.M1P1.host:2,S"))
+            os.rename(
+                store.file("new", "1700000001.M1P1.host"), store.file("cur", "1700000001.M1P1.host:2,S")
+            )
             before = len(os.listdir("/proc/self/fd"))
             with watched(failing, error_number) as calls:
                 for index in range(4):

@@ -156,7 +156,9 @@ def forge(store: Store, messages: list[tuple[bytes, int, int, bytes]], totals: i
     store.cache.write_bytes(statcache.assemble(NOTHING, columns, totals, header.facts()))
 
 
-@pytest.mark.parametrize("flags", [NAMED, NAMED | TWIN, NAMED | TWIN | statcache.LINKED, NAMED | statcache.LINKED])
+@pytest.mark.parametrize(
+    "flags", [NAMED, NAMED | TWIN, NAMED | TWIN | statcache.LINKED, NAMED | statcache.LINKED]
+)
 @pytest.mark.parametrize(
     "name",
     [

@@ -150,7 +150,7 @@ def test_order(bases: list[bytes]) -> None:
 @given(st.lists(st.from_regex(rb"\A[0-9]{10}[.][a-z0-9:,.]{0,3}\Z"), max_size=20))
 def test_usual_names_sort_as_octets(bases: list[bytes]) -> None:
     """The fast path for names that begin with ten digits and a dot is the same order."""
-    assert all(names.has_usual_time(base) for base in bases)
+    assert names.have_usual_times(bases)
     assert sorted(bases) == sorted(bases, key=names.order_key)
 
 

@@ -481,7 +481,9 @@ event = st.sampled_from(["deliver", "deliver early", "claim", "seen", "flag", "r
 
 @settings(max_examples=25)
 @given(events=st.lists(st.tuples(event, st.integers(0, 9)), min_size=1, max_size=25))
-def test_any_history_is_served_as_if_it_were_new(tmp_path_factory: pytest.TempPathFactory, events: list[tuple[str, int]]) -> None:
+def test_any_history_is_served_as_if_it_were_new(
+    tmp_path_factory: pytest.TempPathFactory, events: list[tuple[str, int]]
+) -> None:
     """Whatever happened since the last poll, a session is told what a rebuild would tell."""
     store = Store(tmp_path_factory.mktemp("history") / "Maildir")
     for number, (what, which) in enumerate(events):

@@ -15,7 +15,9 @@ name = st.tuples(base, st.sampled_from([b"", b":2,", b":2,S"])).map(b"".join)
 folder = st.lists(name, unique_by=lambda one: one.partition(b":")[0], max_size=12)
 
 
-@given(clock=stamp, ticks=st.lists(st.tuples(st.sampled_from(["deliver", "tick"])), max_size=10), before=stamp)
+@given(
+    clock=stamp, ticks=st.lists(st.tuples(st.sampled_from(["deliver", "tick"])), max_size=10), before=stamp
+)
 def test_a_trusted_signature_changes_with_every_delivery(
     clock: int, ticks: list[tuple[str]], before: int
 ) -> None:

@@ -48,7 +48,9 @@ def messages(draw: st.DrawFn) -> list[tuple[bytes, int, int, bytes]]:
     return made
 
 
-def columns(some: list[tuple[bytes, int, int, bytes]], before: statcache.Columns = NOTHING) -> statcache.Columns:
+def columns(
+    some: list[tuple[bytes, int, int, bytes]], before: statcache.Columns = NOTHING
+) -> statcache.Columns:
     ids, octets, flags, file_names = ([one[field] for one in some] for field in range(4))
     return render(before, ids, octets, flags, file_names)
 
@@ -175,7 +177,9 @@ def test_any_octets_are_refused_in_words(octets: bytes) -> None:
 
 def test_the_header_is_what_the_docs_say() -> None:
     """docs/statcache.md gives each field's offset; this is the table it gives."""
-    rows = [row.split("|") for row in (_docs().split("## Header")[1].split("## ")[0]).splitlines() if "|" in row]
+    rows = [
+        row.split("|") for row in (_docs().split("## Header")[1].split("## ")[0]).splitlines() if "|" in row
+    ]
     documented = {cells[1].strip(): cells[2].strip() for cells in rows[2:]}
     assert documented["0"] == "8"
     assert sum(int(size) for size in documented.values()) == HEADER_OCTETS

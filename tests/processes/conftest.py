@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.serving import Server, Site
+from tests.serving import Server, Site, wait_until
 
 
 @pytest.fixture
@@ -39,3 +39,23 @@ def make_server(make_site):
 def server(make_server):
     """gpop with one account."""
     return make_server()
+
+
+@pytest.fixture(scope="module")
+def module_server():
+    """gpop with one account, for all tests of a module that ask for `lasting_server`."""
+    site = Site()
+    server = Server(site)
+    yield server
+    server.stop()
+    site.remove()
+
+
+@pytest.fixture
+def lasting_server(module_server):
+    """The module's gpop with an empty maildrop; the test must not have led to any fault."""
+    module_server.site.empty()
+    before = len(module_server.faults())
+    yield module_server
+    wait_until(lambda: not module_server.pids("session"), what="the sessions to end")
+    assert module_server.faults()[before:] == []

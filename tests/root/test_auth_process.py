@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -111,16 +112,18 @@ def test_twenty_slow_checks_do_not_delay_another_source(tmp_path: Path, service:
             login = front.login(QUICK.encode(), b"x", f"192.0.2.{number + 10}")
             assert accepted_by(auth, login) == "pam"
             assert time.monotonic() - login.sent_s < 2.0
-        assert len(checkers(auth)) == 6
+        until(lambda: len(checkers(auth)) == 6, "the same six")
         assert not any(login.is_answered() for login in slow)
 
 
 def test_a_check_that_takes_too_long_is_killed_and_who_waits_is_told(tmp_path: Path, service: Path) -> None:
-    """[SYS/TEMP] for both, and the places are free again; sleep(1) goes with its checker's pipe, not we with it."""
+    """[SYS/TEMP] for both, the places are free again, and what the PAM module started is gone too."""
     service.write_text(SLOW_FOR_ONE)
     with running(SOURCES, tmp_path, max_checks=2, check_timeout_s=0.5) as auth:
         front = auth.front()
         logins = [front.login(SLOW.encode(), b"x", "192.0.2.1") for _ in range(3)]
+        until(lambda: sleeping_below(auth), "the module has started its program")
+        sleeping = sleeping_below(auth)
         reasons = sorted(refusal(login) for login in logins)
         assert reasons[0] in (("SYS/TEMP", "check_timeout"), ("SYS/TEMP", "checks_exhausted"))
         assert ("SYS/TEMP", "check_timeout") in reasons
@@ -128,11 +131,23 @@ def test_a_check_that_takes_too_long_is_killed_and_who_waits_is_told(tmp_path: P
         until(lambda: not checkers(auth), "checkers reaped")
         assert accepted_by(auth, front.login(QUICK.encode(), b"x", "192.0.2.1")) == "pam"
         assert auth.events("auth_fault")[0]["reason"] == "check_timeout"
-    for pid in subprocess.run(
-        ["pgrep", "-f", "^/bin/sleep 60$"], capture_output=True, text=True
-    ).stdout.split():
-        if os.stat(f"/proc/{pid}").st_mtime > time.time() - 60:
-            os.kill(int(pid), signal.SIGKILL)
+    until(lambda: not any(map(runs, sleeping)), "the program has ended")
+
+
+def runs(pid: int) -> bool:
+    """Whether a process runs: a dead one may wait for its parent."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def sleeping_below(auth: AuthProcess) -> list[int]:
+    """The programs that the PAM modules of auth's checkers started."""
+    found: list[int] = []
+    for pid in checkers(auth):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found.extend(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    return found
 
 
 def test_a_checker_that_dies_costs_one_login(tmp_path: Path, service: Path) -> None:
@@ -156,13 +171,17 @@ def test_a_checker_holds_its_pipe_and_nobodys_stream(tmp_path: Path, service: Pa
             front.login(SLOW.encode(), b"x", f"192.0.2.{number}")
         until(lambda: len(checkers(auth)) == 3, "three checkers run")
         for pid in checkers(auth):
+            until(lambda pid=pid: len(descriptors(pid)) == 1, "the checker has closed what is not its own")
+            assert descriptors(pid)[0].startswith("pipe:")
 
-            def links(pid: int = pid) -> list[str]:
-                folder = Path(f"/proc/{pid}/fd")
-                return [os.readlink(link) for link in folder.iterdir() if int(link.name) > 2]
 
-            until(lambda links=links: len(links()) == 1, "the checker has closed what is not its own")
-            assert links()[0].startswith("pipe:")
+def descriptors(pid: int) -> list[str]:
+    """What a process has open besides its standard descriptors."""
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found += [os.readlink(link)] if int(link.name) > 2 else []
+    return found
 
 
 def test_a_front_that_dies_while_checks_run(tmp_path: Path, service: Path) -> None:
@@ -174,7 +193,7 @@ def test_a_front_that_dies_while_checks_run(tmp_path: Path, service: Path) -> No
         until(lambda: len(checkers(auth)) == 3, "three checkers run")
         front.close()
         assert all(login.closed() for login in logins)
-        assert accepted_by(auth, other.login(QUICK.encode(), b"x", "192.0.2.1")) == "pam"
+        assert accepted_by(auth, other.login(QUICK.encode(), b"x", "192.0.2.2")) == "pam"
 
 
 def test_a_user_of_the_passwd_file_is_not_the_systems(tmp_path: Path) -> None:
@@ -251,27 +270,39 @@ def test_a_changed_system_password_works_a_second_longer_at_most(tmp_path: Path)
         subprocess.run(["usermod", "--password", hashed, QUICK], check=True)
 
 
-@pytest.mark.parametrize("what", ["service", "included", "passwd", "group"])
-def test_other_changes_empty_the_cache(tmp_path: Path, service: Path, what: str) -> None:
-    """The PAM service, what it includes, /etc/passwd and /etc/group."""
+def test_other_changes_empty_the_cache(tmp_path: Path, service: Path) -> None:
+    """The PAM service's file, a file that it includes, and /etc/passwd."""
+    deny = "auth required pam_deny.so\naccount required pam_deny.so\n"
     included = tmp_path / "included"
     included.write_text(UNIX)
-    service.write_text(f"@include {included}\n")
-    with running(SOURCES, tmp_path, cache_enabled=True) as auth:
-        front = auth.front()
-        log_in_until_cached(auth, front)
-        drops = len(auth.events("auth_cache_dropped"))
-        if what in ("service", "included"):
-            path = service if what == "service" else included
-            path.write_text("auth required pam_deny.so\naccount required pam_deny.so\n")
-            until(lambda: outcome(auth, front) == "wrong_password", "PAM is asked again")
-        else:
-            path = Path("/etc/passwd" if what == "passwd" else "/etc/group")
-            command = ["usermod", "--shell", "/bin/false"] if what == "passwd" else ["gpasswd", "-d"]
-            arguments = [QUICK] if what == "passwd" else [QUICK, "mail"]
-            subprocess.run([*command, *arguments], check=True, capture_output=True)
-            until(lambda: outcome(auth, front) == "pam", "PAM is asked again")
-        until(lambda: len(auth.events("auth_cache_dropped")) > drops, "it is logged")
+    other = service.with_name(service.name + "2")
+    other.write_text(f"@include {included}\n")
+    settings = {"cache_enabled": True}
+    try:
+        with (
+            running(SOURCES, subfolder(tmp_path, "1"), **settings) as one,
+            running([{"type": "pam", "service": other.name}], subfolder(tmp_path, "2"), **settings) as two,
+            running([{"type": "pam", "service": other.name}], subfolder(tmp_path, "3"), **settings) as three,
+        ):
+            fronts = {auth: auth.front() for auth in (one, two, three)}
+            for auth, front in fronts.items():
+                log_in_until_cached(auth, front)
+            service.write_text(deny)
+            until(lambda: outcome(one, fronts[one]) == "wrong_password", "PAM is asked again")
+            subprocess.run(["usermod", "--shell", "/bin/false", QUICK], check=True)
+            until(lambda: outcome(three, fronts[three]) == "pam", "PAM is asked again")
+            until(lambda: outcome(two, fronts[two]) == "cache", "a hit")
+            included.write_text(deny)
+            until(lambda: outcome(two, fronts[two]) == "wrong_password", "PAM is asked again")
+            for auth, path in ((one, service), (two, included), (three, Path("/etc/passwd"))):
+                assert str(path) in [event["path"] for event in auth.events("auth_cache_dropped")]
+    finally:
+        other.unlink()
+
+
+def subfolder(path: Path, name: str) -> Path:
+    (path / name).mkdir()
+    return path / name
 
 
 def test_the_account_phase_on_every_hit(tmp_path: Path, service: Path) -> None:

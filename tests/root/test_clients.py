@@ -189,7 +189,7 @@ def fetchmail(site: PamSite, server: Server, work: Path, client: str, options: s
     script.chmod(0o755)
     config = private_file(
         work / "fetchmailrc",
-        f'poll 127.0.0.1 service {server.port} protocol pop3 uidl '
+        f"poll 127.0.0.1 service {server.port} protocol pop3 uidl "
         f'user "{site.user(client)}" password "{PASSWORD}" '
         f'sslproto "" {options} mda "{script}"\n',
     )
@@ -267,7 +267,9 @@ def test_getmail(site, server):
             f"[options]\nread_all = false\ndelete = {delete}\n",
         )
         run("chown", "-R", f"{user}:", str(work))
-        done = run("getmail", "--getmaildir", str(work), "--rcfile", "getmailrc", user=user, group=user, cwd="/")
+        done = run(
+            "getmail", "--getmaildir", str(work), "--rcfile", "getmailrc", user=user, group=user, cwd="/"
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
     getmail("false")

@@ -1,0 +1,84 @@
+"""
+Plays a few sessions through in the broker, before the first fork, on a maildrop of its own.
+
+A fork shares the broker's memory until somebody writes to it. CPython writes while it
+runs: it specialises code, fills caches of look-ups, takes memory from pools that are not
+open yet. Whatever it does here once, no session does again: that is a third of the cost
+of a poll. It also loads what is only loaded on first use, while loading is still possible.
+
+Executed by the broker, on files that only the broker can reach.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from gpop import session, signals
+from gpop.privsep import channel, messages
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpop.config import SessionSettings
+    from gpop.maildrop.opening import Options
+
+# CPython 3.11 specialises a function in its eighth run and may change its mind once or twice.
+POLLS = 24
+# What few clients send comes first, so that the last thing done is the poll.
+FULL_SESSION = (
+    b"CAPA\r\nSTAT\r\nLIST\r\nLIST 1\r\nUIDL 1\r\nTOP 1 0\r\nRETR 1\r\nNOOP\r\nDELE 1\r\nRSET\r\nXYZZY\r\n"
+)
+POLL = b"STAT\r\nUIDL\r\nQUIT\r\n"
+MESSAGE = b"Subject: rehearsal\n\nA line.\n.A line with a dot.\n"
+
+
+def rehearse(folder: str, settings: SessionSettings, options: Options) -> None:
+    """
+    Play sessions on a Maildir made in `folder`, which is removed again.
+
+    Raises:
+        OSError: the Maildir can't be made; then nothing was rehearsed, and all works the same.
+    """
+    maildir = os.path.join(folder, f"rehearsal-{os.getpid()}")
+    try:
+        for name in ("", "new", "cur"):
+            os.mkdir(os.path.join(maildir, name), 0o700)
+        for name in ("new/1.M1.rehearsal", "cur/2.M2.rehearsal:2,S"):
+            with open(os.path.join(maildir, name), "wb") as file:
+                file.write(MESSAGE)
+        for number in range(POLLS):
+            _play(maildir, (FULL_SESSION if number < POLLS // 3 else b"") + POLL, settings, options)
+    finally:
+        signals.unblock_ending()
+        _remove(maildir)
+
+
+def _play(maildir: str, script: bytes, settings: SessionSettings, options: Options) -> None:
+    """Play one session with a client that has sent everything already."""
+    client, stream_end = socket.socketpair()
+    ours, theirs = channel.pair()
+    with client, stream_end, ours, theirs:
+        client.send(script)
+        client.shutdown(socket.SHUT_WR)
+        channel.send(ours, messages.encode(messages.PIPELINED, octets=b""))
+        stream = session.Stream(stream_end.fileno(), settings.autologout_s)
+        report = session.Report(theirs.fileno(), False)
+        directory = os.open(maildir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            session.serve(stream, report, lambda: directory, settings, options)
+        finally:
+            os.close(directory)
+        report.send(stream.octets_sent)
+        stream.say_goodbye()
+        for _ in range(2):
+            channel.receive(ours)
+
+
+def _remove(maildir: str) -> None:
+    """Remove what was made, and the statcache that came of it."""
+    for name in ("new", "cur", ""):
+        folder = os.path.join(maildir, name)
+        if os.path.isdir(folder):
+            for entry in os.listdir(folder):
+                os.unlink(os.path.join(folder, entry))
+            os.rmdir(folder)

@@ -1,0 +1,373 @@
+"""
+Peers that mean harm, before a login and after it: they get replies or a close, and everybody else is served.
+
+Every attack is made twice: what the first round leaves in memory may be a free list or a
+table that has grown; what the second one adds is a leak.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import socket
+import struct
+import termios
+import threading
+import time
+from base64 import b64encode
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from gpop.front import MAX_BAD_COMMANDS, MAX_REFUSALS
+from gpop.pop3.wire import MAX_SASL_OCTETS
+from tests.serving import PASSWORD, wait_until
+
+MESSAGE = b"Subject: one\n\n" + b"body\n" * 200
+# Pages that a process touched for the first time in the second round of an attack.
+GROWTH_KIB = 512
+# In the middle of one. A front has about 15 MiB of its own, an attacker sends 4 and asks for more.
+GROWTH_UNDER_ATTACK_KIB = 2048
+# Long enough for a busy machine; who had to wait until an attacker is done would wait longer.
+SERVED_WITHIN_S = 5
+
+LOGIN = f"USER user0\r\nPASS {PASSWORD}\r\n".encode()
+PLAIN_RESPONSE = b64encode(f"\0user0\0{PASSWORD}".encode())
+
+
+class Attacker:
+    """A connection whose other end may do anything at any time."""
+
+    def __init__(self, server, logged_in=False):
+        self.socket = socket.create_connection(("127.0.0.1", server.port), 20)
+        self.file = self.socket.makefile("rb")
+        self.file.readline()
+        if logged_in:
+            self.send(LOGIN)
+            assert self.replies(2) == [b"+OK", b"+OK"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+        self.socket.close()
+
+    def send(self, octets):
+        """Send what the server takes: it may have closed by now, or take nothing before it is read from."""
+        with suppress(OSError):
+            self.socket.sendall(octets)
+
+    def replies(self, count):
+        """How the next lines begin."""
+        return [self.file.readline().partition(b" ")[0].rstrip() for _ in range(count)]
+
+    def half_close(self):
+        """Say that nothing more will come."""
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+
+    def wait_until_full(self):
+        """Wait until no more of what the server sends can arrive, because nobody has read what did."""
+        arrived = [0]
+
+        def nothing_more_arrives():
+            arrived.append(struct.unpack("i", fcntl.ioctl(self.socket, termios.FIONREAD, bytes(4)))[0])
+            return len(arrived) > 5 and 0 < arrived[-5] == arrived[-1]
+
+        wait_until(nothing_more_arrives)
+
+    def rest(self):
+        """All that the server still sends; a reset ends it as well as a close."""
+        received = bytearray()
+        with suppress(ConnectionResetError):
+            while octets := self.file.read1(65536):
+                received += octets
+        return bytes(received)
+
+    def reset(self):
+        """Close without the courtesies, as a crashed machine does, or a port scanner."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.__exit__()
+
+
+# Before and after
+
+
+def private_kib(pid):
+    """What a process has in memory that it shares with no other."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in rollup if line.startswith("Private_"))
+
+
+def memory(server):
+    """The memory of the processes that last, by pid."""
+    pids = [server.process.pid, *server.pids("front"), *server.pids("auth")]
+    return {pid: private_kib(pid) for pid in pids}
+
+
+def descriptors(server):
+    """How many descriptors they hold, by pid."""
+    return {pid: len(os.listdir(f"/proc/{pid}/fd")) for pid in memory(server)}
+
+
+def assert_bounded(server, before, growth_kib):
+    """The same processes as before, and none has grown by more."""
+    now = memory(server)
+    assert now.keys() == before.keys()
+    for pid, kib in now.items():
+        assert kib - before[pid] <= growth_kib, server.children().get(pid, "broker")
+
+
+def assert_served(server):
+    """A client like any other is served, at once."""
+    started = time.monotonic()
+    client = server.pop()
+    assert client.stat() == (1, 1216)
+    client.quit()
+    assert time.monotonic() - started < SERVED_WITHIN_S
+
+
+@pytest.fixture
+def server(lasting_server):
+    """The module's gpop with one message, which has to be there afterwards; the next client is served."""
+    message = lasting_server.site.deliver(MESSAGE)
+    yield lasting_server
+    assert_served(lasting_server)
+    assert lasting_server.site.files() == [message]
+
+
+def twice(server, attack):
+    """Attack, and attack again: the second round must leave nothing behind in any process."""
+    attack()
+    wait_until(lambda: not server.pids("session"))
+    memory_before, descriptors_before = memory(server), descriptors(server)
+    attack()
+    wait_until(lambda: not server.pids("session"))
+    wait_until(lambda: descriptors(server) == descriptors_before, what=lambda: str(descriptors(server)))
+    assert_bounded(server, memory_before, GROWTH_KIB)
+
+
+# The attacks
+
+
+def random_octets(server, logged_in):
+    """Noise, and noise made of words that mean something."""
+    chance = random.Random(1939)
+    words = [b"USER", b"AUTH", b"PLAIN", b"CAPA", b"RETR", b"1", b" ", b"\0", b"\r", b"\n", b"\r\n", b"="]
+    for _ in range(5):
+        with Attacker(server, logged_in) as attacker:
+            for _ in range(20):
+                attacker.send(chance.randbytes(1000) + b"".join(chance.choices(words, k=500)))
+            attacker.half_close()
+            received = attacker.rest()
+            assert received.isascii() and received.startswith(b"-ERR")
+
+
+def endless_line(server, logged_in):
+    """Megabytes without a line end are one error, and nothing is kept of them."""
+    with Attacker(server, logged_in) as attacker:
+        before = memory(server)
+        attacker.send(b"A" * 4_000_000)
+        assert_bounded(server, before, GROWTH_UNDER_ATTACK_KIB)
+        attacker.send(b"\r\nCAPA\r\n")
+        assert attacker.replies(2) == [b"-ERR", b"+OK"]
+
+
+def nuls(server, logged_in):
+    """A NUL ends nothing: a line that holds one is an error as a whole."""
+    with Attacker(server, logged_in) as attacker:
+        attacker.send(b"CAPA\0\r\n\0\r\nUSER user0\0root\r\n\0CAPA\r\n")
+        attacker.send(b"\0" * 1_000_000 + b"\r\n")
+        attacker.send(b"AUTH PLAIN " + b64encode(b"\0user0\0" + b"\0" * 1000) + b"\r\n")
+        assert attacker.replies(6) == [b"-ERR"] * 6
+
+
+def unread_answers(server, logged_in):
+    """10,000 commands and nobody reads what they bring: gpop waits, and holds one answer."""
+    with Attacker(server, logged_in) as attacker:
+        before = memory(server)
+        attacker.socket.settimeout(0.3)
+        attacker.send((b"RETR 1\r\n" if logged_in else b"CAPA\r\n") * 10_000)
+        attacker.wait_until_full()
+        assert_bounded(server, before, GROWTH_UNDER_ATTACK_KIB)
+
+
+def pipelined_commands(server, logged_in):
+    """10,000 commands in one go get 10,000 answers, in order."""
+    command, answer = b"NOOP\r\n", b"+OK\r\n"
+    if not logged_in:
+        command, answer = b"AUTH\r\n", b"+OK mechanisms follow\r\nPLAIN\r\nLOGIN\r\n.\r\n"
+    with Attacker(server, logged_in) as attacker:
+        sending = threading.Thread(target=attacker.send, args=(command * 10_000,))
+        sending.start()
+        assert attacker.file.read(len(answer) * 10_000) == answer * 10_000
+        sending.join()
+
+
+def half_closes(server, logged_in):
+    """Who stops sending gets the answers to what was sent, and a close."""
+    sent_and_answers = [
+        (b"", []),
+        (b"CAP", []),
+        (b"XYZZY\r\nXYZZY\r\nQUI", [b"-ERR", b"-ERR"]),
+        (b"XYZZY\r\nQUIT\r\n", [b"-ERR", b"+OK"]),
+    ]
+    for octets, answers in sent_and_answers:
+        with Attacker(server, logged_in) as attacker:
+            attacker.send(octets)
+            attacker.half_close()
+            assert [line.partition(b" ")[0] for line in attacker.rest().splitlines()] == answers
+
+
+def resets(server, logged_in):
+    """Connections that are reset at once, or with commands that nobody has answered yet."""
+    for octets in (b"", b"CAPA\r\n", b"XYZZY\r\n" * 1000, b"QUIT\r\n", b"AUTH PLAIN\r\nAA"):
+        for _ in range(5):
+            attacker = Attacker(server, logged_in)
+            attacker.send(octets)
+            attacker.reset()
+
+
+def huge_auth_lines(server, logged_in):
+    """AUTH and the response to a challenge may be long, not endless; each is one error."""
+    for octets in (MAX_SASL_OCTETS - 20, MAX_SASL_OCTETS, 1_000_000):
+        response = b"A" * octets
+        with Attacker(server, logged_in) as attacker:
+            attacker.send(b"AUTH PLAIN " + response + b"\r\n")
+            assert attacker.replies(1) == [b"-ERR"]
+            attacker.send(b"AUTH PLAIN\r\n")
+            assert attacker.replies(1) == [b"-ERR" if logged_in else b"+"]
+            attacker.send(response + b"\r\nCAPA\r\n")
+            assert attacker.replies(2) == [b"-ERR", b"+OK"]
+
+
+ATTACKS = [
+    random_octets,
+    endless_line,
+    nuls,
+    unread_answers,
+    pipelined_commands,
+    half_closes,
+    resets,
+    huge_auth_lines,
+]
+
+
+@pytest.mark.parametrize("logged_in", [False, True], ids=["before login", "after login"])
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+def test_an_attack_harms_nobody_else(server, attack, logged_in):
+    """No fault is logged, no mail is lost, no memory or descriptor is kept, and the next client is served."""
+    twice(server, lambda: attack(server, logged_in))
+
+
+STEPS = [LOGIN + b"STAT\r\nQUIT\r\n", b"AUTH PLAIN\r\n" + PLAIN_RESPONSE + b"\r\nSTAT\r\nQUIT\r\n"]
+
+
+@pytest.mark.parametrize("end", [Attacker.__exit__, Attacker.half_close, Attacker.reset])
+@pytest.mark.parametrize("dialogue", STEPS, ids=["USER", "AUTH"])
+def test_a_connection_may_end_at_every_octet_of_a_login(server, dialogue, end):
+    """Closed, half-closed or reset wherever it is: no fault, no trace, no waiting."""
+
+    def attack():
+        with ExitStack() as open_attackers:
+            for octets in range(len(dialogue) + 1):
+                attacker = open_attackers.enter_context(Attacker(server))
+                attacker.send(dialogue[:octets])
+                end(attacker)
+
+    twice(server, attack)
+
+
+def test_refusals_end_a_connection(server):
+    """After MAX_REFUSALS wrong passwords, all answered, the peer has to connect again."""
+    with Attacker(server) as attacker:
+        attacker.send(b"USER user0\r\nPASS wrong\r\n" * (MAX_REFUSALS + 1))
+        assert attacker.replies(2 * MAX_REFUSALS) == [b"+OK", b"-ERR"] * MAX_REFUSALS
+        assert attacker.rest() == b""
+
+
+def test_bad_commands_end_a_connection_before_login(server):
+    """After MAX_BAD_COMMANDS that are none, all answered, the peer has to connect again."""
+    with Attacker(server) as attacker:
+        attacker.send(b"CAPA x\r\n" * (MAX_BAD_COMMANDS + 1))
+        assert attacker.replies(MAX_BAD_COMMANDS) == [b"-ERR"] * MAX_BAD_COMMANDS
+        assert attacker.rest() == b""
+
+
+@pytest.mark.parametrize("octets", [b"CAPA\r\n" * 1000, b"x" * 6000], ids=["commands", "an endless line"])
+def test_a_flood_keeps_nobody_waiting(server, octets):
+    """Peers who always have more to say, and take the answers, get their share of a front and no more."""
+    stop = threading.Event()
+
+    def flood(attacker):
+        while not stop.is_set():
+            attacker.send(octets)
+
+    attackers = [Attacker(server) for _ in range(4)]
+    threads = [threading.Thread(target=flood, args=(attacker,)) for attacker in attackers]
+    threads += [threading.Thread(target=attacker.rest) for attacker in attackers]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(5):
+            assert_served(server)
+    finally:
+        stop.set()
+        for attacker in attackers:
+            attacker.half_close()
+        for thread in threads:
+            thread.join()
+        for attacker in attackers:
+            attacker.__exit__()
+
+
+def test_a_flood_of_wrong_passwords_keeps_nobody_waiting(server):
+    """30 peers guess passwords as fast as they are allowed to; who knows one is served beside them."""
+
+    def attack():
+        with ExitStack() as open_attackers:
+            attackers = [open_attackers.enter_context(Attacker(server)) for _ in range(30)]
+            for attacker in attackers:
+                attacker.send(b"USER user0\r\nPASS wrong\r\n" * MAX_REFUSALS)
+            assert_served(server)
+            for attacker in attackers:
+                assert attacker.rest().count(b"-ERR [AUTH]") == MAX_REFUSALS
+
+    twice(server, attack)
+
+
+def test_many_connections_of_one_peer(server):
+    """300 connections, each stuck somewhere else: others are served, and nothing of them stays."""
+    beginnings = [b"", b"US", b"USER user0\r\n", b"AUTH PLAIN\r\n", b"x" * 300, b"AUTH PLAIN " + b"A" * 16000]
+
+    def attack():
+        with ExitStack() as open_attackers:
+            for number in range(300):
+                attacker = open_attackers.enter_context(Attacker(server))
+                attacker.send(beginnings[number % len(beginnings)])
+            assert_served(server)
+
+    twice(server, attack)
+
+
+def test_a_front_that_is_full_says_so(make_server):
+    """At server.max_connections a peer is told [SYS/TEMP]; one line in the log, and room again afterwards."""
+    server = make_server(server__max_connections=5)
+    with ExitStack() as open_attackers:
+        for _ in range(5):
+            open_attackers.enter_context(Attacker(server))
+        for _ in range(3):
+            with server.connect() as turned_away:
+                assert turned_away.greeting.startswith(b"-ERR [SYS/TEMP]")
+                assert turned_away.rest() == b""
+    assert len(server.events("connections_exhausted")) == 1
+
+    def has_room():
+        with server.connect() as dialogue:
+            return dialogue.greeting.startswith(b"+OK")
+
+    wait_until(has_room)
+    assert server.faults() == []
