@@ -15,8 +15,8 @@ of a client's stream.
 
 from __future__ import annotations
 
+import _socket
 import contextlib
-import ctypes
 import gc
 import json
 import os
@@ -29,25 +29,21 @@ from collections import deque
 from collections.abc import Callable
 
 from gpop import events
-from gpop.accounts.account import SYS_PERM, SYS_TEMP, Accepted, Limits, Refused, Verdict
-from gpop.accounts.checker import close_all_but, place
-from gpop.accounts.deciding import Attempt, Decider, report_passwd_file
+from gpop.accounts import starting
+from gpop.accounts.account import SYS_PERM, SYS_TEMP, Accepted, Refused, Verdict
+from gpop.accounts.checker import place
+from gpop.accounts.deciding import Attempt, Decider
 from gpop.accounts.penalties import packed
-from gpop.accounts.sources import PamSource, PasswdFileSource, Source, build
+from gpop.accounts.sources import Source
 from gpop.config import AuthSettings
 from gpop.privsep import channel, messages
 
-PR_SET_DUMPABLE = 4  # linux/prctl.h
 # Accepted logins that may wait for a broker which does not read for a moment.
 MAX_OUTBOX = 256
 MAX_LOGIN_OCTETS = 2048  # a LOGIN frame with all its fields as long as they may be
 # Descriptors that are not a login's: standard ones, fronts, libraries, checkers' pipes.
 SPARE_DESCRIPTORS = 64
 MAX_PENDING = 4096
-
-
-class StartRefused(Exception):
-    """Auth can't do its work with these settings; the text says why."""
 
 
 class Login:
@@ -65,9 +61,8 @@ class Login:
         self.login_id = login_id
         self.dialogue = dialogue
         self.client = client
-        # Family and type given: Python asks the kernel for neither. Its flags are not touched,
-        # O_NONBLOCK belongs to the open file, and a session will want to wait on it.
-        self.channel = _socket(channel_fd, socket.SOCK_SEQPACKET)
+        # Its flags are not touched: O_NONBLOCK belongs to the open file, and a session will want to wait.
+        self.channel = _socket_of(channel_fd, socket.SOCK_SEQPACKET)
 
     def tell(self, octets: bytes) -> bool:
         """Send a frame to the front, without waiting for one that does not read; False if it can't be."""
@@ -107,7 +102,7 @@ class Auth:
             self.answer,
             self._watch_checker,
             self._unwatch,
-            keep=_library_descriptors(own),
+            keep=starting.library_descriptors(own),
             max_pending=_max_pending(settings),
         )
         signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
@@ -356,7 +351,7 @@ def _has_peer(client: int, peer: str) -> bool:
     Raises:
         BadFrame: the stream comes from another address.
     """
-    stream = _socket(client, socket.SOCK_STREAM)
+    stream = _socket_of(client, socket.SOCK_STREAM)
     try:
         address = stream.getpeername()
     except OSError:
@@ -369,10 +364,10 @@ def _has_peer(client: int, peer: str) -> bool:
     return True
 
 
-def _socket(fd: int, kind: int) -> socket.socket:
-    """Return a socket object of `fd`; the kernel is asked whether it is a socket, not which."""
+def _socket_of(fd: int, kind: int) -> _socket.socket:
+    """Return a plain socket object of `fd`; the kernel is asked whether it is a socket, not which."""
     try:
-        return socket.socket(socket.AF_UNIX, kind, 0, fd)
+        return _socket.socket(_socket.AF_UNIX, kind, 0, fd)
     except OSError:
         raise messages.BadFrame("a descriptor is no socket") from None
 
@@ -381,52 +376,11 @@ def _descriptors_of(log: events.Log) -> set[int]:
     return {log.fd, log.socket.fileno()} if log.socket else {log.fd}
 
 
-def _library_descriptors(own: set[int]) -> list[int]:
-    """Return what is open and is not ours: libraries opened it while they were warmed."""
-    with os.scandir("/proc/self/fd") as entries:
-        found = {int(entry.name) for entry in entries}
-    return [fd for fd in found - own if fd > 2 and os.path.exists(f"/proc/self/fd/{fd}")]
-
-
 def _max_pending(settings: AuthSettings) -> int:
     """Let descriptors for logins run out before the kernel's limit does: two each."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     room = (limit - SPARE_DESCRIPTORS - 2 * settings.max_checks) // 2 - MAX_OUTBOX
     return max(1, min(MAX_PENDING, room))
-
-
-def build_sources(settings: AuthSettings, log: events.Log) -> list[Source]:
-    """
-    Return the sources of the config, warmed.
-
-    Raises:
-        StartRefused: a PAM service without a file; PAM without root.
-    """
-    only_uid = None if os.geteuid() == 0 else os.geteuid()
-    if only_uid is not None and any(row["type"] == "pam" for row in settings.sources):
-        raise StartRefused("PAM needs root; without root only a passwd-file can be a source")
-    limits = Limits(settings.first_valid_uid, settings.first_valid_gid, settings.maildir, only_uid)
-    sources = build(settings.sources, limits)
-    for source in sources:
-        if isinstance(source, PamSource) and not source.has_file():
-            raise StartRefused(f"PAM service {source.service!r} has no file; PAM would ask its `other`")
-        source.warm()
-        if isinstance(source, PasswdFileSource):
-            report_passwd_file(log, source.file)
-    return sources
-
-
-def _prepare(keep: set[int]) -> None:
-    """Leave nothing of the surroundings that a PAM module might use (see accounts.pam)."""
-    close_all_but(sorted({0, 1, 2, *keep}))
-    os.environ.clear()
-    os.environ.update(PATH="/usr/sbin:/usr/bin:/sbin:/bin", LANG="C.UTF-8")
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    os.dup2(null, 0)
-    os.close(null)
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def main(arguments: list[str]) -> int:
@@ -437,16 +391,15 @@ def main(arguments: list[str]) -> int:
     log = events.Log(int(options["log-fd"]), "auth", "console" in options, "debug" in options)
     try:
         control_fd = int(options["control-fd"])
-        _prepare({control_fd, *_descriptors_of(log)})
-        sources = build_sources(settings, log)
+        starting.clean_surroundings({control_fd, *_descriptors_of(log)})
+        sources = starting.build_sources(settings, log)
         auth = Auth(settings, sources, socket.socket(fileno=control_fd), log)
-        # Nobody reads our memory, not even with our own user id where that is not root's.
-        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+        starting.forbid_reading()
         gc.freeze()
         kinds = [source.kind for source in sources]
         log.write("auth_started", pid=os.getpid(), sources=kinds, cache=settings.cache_enabled)
         auth.run()
-    except StartRefused as error:
+    except starting.StartRefused as error:
         log.write("process_fault", "error", problem=str(error))
         return 1
     except Exception as error:

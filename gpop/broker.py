@@ -11,13 +11,13 @@ because a fork copies what it has: every module here is paid for in every sessio
 
 from __future__ import annotations
 
+import _socket
 import functools
 import gc
 import json
 import os
 import select
 import signal
-import socket
 import sys
 import time
 import types
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gpop.config import BrokerSettings, SessionSettings
-    from gpop.privsep.messages import Frame
 
 # Loading gevent, PAM and certificates takes about a second on a busy machine.
 START_TIMEOUT_S = 60.0
@@ -42,32 +41,24 @@ END_TIMEOUT_S = 5.0
 LISTEN_BACKLOG = 1024
 # Nothing here makes cycles on purpose; what exceptions leave behind is collected this often.
 FORKS_PER_COLLECTION = 1000
+# How late a session's death, or a process's, may be noticed while nobody logs in.
+POLL_MS = 100
+# The longest frame that auth or a front sends the broker: a SERVE with long paths and many groups.
+MAX_ORDER_OCTETS = 16384
 # Peers that vanished without a word are found by the kernel: 2 minutes' silence, then 3 probes.
-KEEPALIVE = {socket.TCP_KEEPIDLE: 120, socket.TCP_KEEPINTVL: 20, socket.TCP_KEEPCNT: 3}
+KEEPALIVE = {_socket.TCP_KEEPIDLE: 120, _socket.TCP_KEEPINTVL: 20, _socket.TCP_KEEPCNT: 3}
 
 
 # What the exit status of a session says; any other, and any signal, is a death.
 FAILED_SESSIONS = {
     session.EXIT_UNREPORTED: ("session_unreported", "warning"),
     # The front chose the descriptors, auth passed them on, and the session was the first to look.
-    session.EXIT_BAD_DESCRIPTORS: ("frame_rejected", "error"),
+    session.EXIT_BAD_LOGIN: ("frame_rejected", "error"),
 }
 
 
 class StartFailed(Exception):
     """gpop can't start; the text says why."""
-
-
-class RunningSession:
-    """A forked session: whose it is, and the login it serves."""
-
-    __slots__ = ("account", "key", "login_id", "peer")
-
-    def __init__(self, login_id: int, account: bytes, key: tuple[int, bytes], peer: str) -> None:
-        self.login_id = login_id
-        self.account = account
-        self.key = key
-        self.peer = peer
 
 
 class Broker:
@@ -78,12 +69,14 @@ class Broker:
         self.log = log
         self.poller = select.poll()
         self.handlers: dict[int, Callable[[], None]] = {}
-        self.listening: dict[str, socket.socket] = {}
+        self.listening: dict[str, _socket.socket] = {}
         self.generations: list[Generation] = []
         self.processes: dict[int, Process] = {}
-        self.sessions: dict[int, RunningSession] = {}
-        self.by_maildrop: dict[tuple[int, bytes], set[int]] = {}
+        # The SERVE frame of each session by its pid, and the pids by maildrop.
+        self.sessions: dict[int, bytes] = {}
+        self.by_maildrop: dict[bytes, set[int]] = {}
         self.signals: set[int] = set()
+        self.ending = 0  # processes whose channel has closed and whose exit status is to come
         self.reader: tuple[int, int, bytearray] | None = None  # a reload's pid, pipe and octets so far
         self.stop_at: float | None = None  # when the grace time is over
         self.kill_at: float | None = None
@@ -125,7 +118,7 @@ class Broker:
         except OSError as error:
             raise StartFailed(f"server.run_dir: {self.settings.run_dir}: {error.strerror}") from error
 
-    def _listen(self, addresses: list[str]) -> dict[str, socket.socket]:
+    def _listen(self, addresses: list[str]) -> dict[str, _socket.socket]:
         """Return a listening socket for each address, those we have already among them."""
         sockets = {}
         for address in addresses:
@@ -153,8 +146,8 @@ class Broker:
         self.poller.register(fd, select.POLLIN)
 
     def _unwatch(self, fd: int) -> None:
-        if self.handlers.pop(fd, None):
-            self.poller.unregister(fd)
+        del self.handlers[fd]
+        self.poller.unregister(fd)
 
     # The loop
 
@@ -163,7 +156,7 @@ class Broker:
         wakeup, wakeup_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
         signals.install()
-        for number in (signals.TERM, signals.INT, signals.HUP, signals.CHLD):
+        for number in (signals.TERM, signals.INT, signals.HUP):
             signals.actions[number] = functools.partial(self.signals.add, number)
         self._watch(wakeup, lambda: _drain_pipe(wakeup))
         while not self._stopped():
@@ -174,6 +167,7 @@ class Broker:
                     handler()
             if self.signals:
                 self._handle_signals()
+            self._reap()
             self._keep_time(time.monotonic())
         self.log.write("broker_stopped", level="error" if self.failed else "info")
         return 1 if self.failed else 0
@@ -182,11 +176,19 @@ class Broker:
         return self.stop_at is not None and not self.processes and not self.sessions
 
     def _poll_timeout_ms(self) -> int | None:
-        """Wake up for the clock only while something waits for it."""
-        waits = self.stop_at is not None or any(
-            generation.missing or generation.state == STARTING for generation in self.generations
+        """
+        Wake up for the clock, and for children that ended, only while there may be something.
+
+        SIGCHLD would wake us once more for every session; they are reaped with the next login,
+        or after this time.
+        """
+        waits = (
+            self.sessions
+            or self.ending
+            or self.stop_at is not None
+            or any(generation.missing or generation.state == STARTING for generation in self.generations)
         )
-        return 100 if waits else None
+        return POLL_MS if waits else None
 
     def _keep_time(self, now: float) -> None:
         for generation in self.generations:
@@ -201,8 +203,6 @@ class Broker:
     def _handle_signals(self) -> None:
         arrived = self.signals.copy()
         self.signals -= arrived
-        if signals.CHLD in arrived:
-            self._reap()
         if signals.TERM in arrived or signals.INT in arrived:
             self._stop(time.monotonic())
         if signals.HUP in arrived and self.stop_at is None:
@@ -212,53 +212,56 @@ class Broker:
 
     def _control_readable(self, process: Process) -> None:
         try:
-            frame, fds = channel.receive(process.control)
+            octets, fds = channel.receive_octets(process.control, MAX_ORDER_OCTETS)
         except channel.ChannelClosed:
-            # It ends; SIGCHLD says how.
+            # It ends; how, its status will say.
+            self.ending += 1
             self._unwatch(process.control.fileno())
             return
-        except (BlockingIOError, ConnectionResetError):
+        except BlockingIOError:
             return
         except messages.BadFrame as error:
             self._reject(process, str(error))
             return
-        if frame.kind == messages.SERVE and process.name == "auth":
-            self._serve(process, frame, fds)
-        elif frame.kind == messages.READY and not process.ready:
+        kind = messages.kind_of(octets)
+        if kind == messages.SERVE and process.name == "auth" and len(fds) == 2:
+            self._serve(octets, fds)
+        elif kind == messages.READY and not process.ready and not fds:
             process.ready = True
             self._became_ready(process.generation)
         else:
             channel.close_all(fds)
-            self._reject(process, f"{frame!r} is not {process.name}'s to send now")
+            self._reject(process, f"a frame of kind {kind} is not {process.name}'s to send now")
 
     def _reject(self, process: Process, problem: str) -> None:
         """End a process that does not speak as gpop does: it was taken over, or is broken."""
         self.log.write("frame_rejected", "error", sender=process.name, pid=process.pid, problem=problem)
         os.kill(process.pid, signal.SIGKILL)
 
-    def _serve(self, process: Process, frame: Frame, fds: list[int]) -> None:
-        """Fork the session of a login that auth accepted."""
-        login = frame.fields
-        key = (login["uid"], login["maildir"])
-        others = self.by_maildrop.get(key, ())
-        if others and len(others) >= self.settings.max_per_account > 0:
-            _refuse(fds[1], login, "IN-USE", "too_many_sessions")
-        else:
-            if others and self.session_settings.lock:
-                _ask_to_end(others)
-            self._fork(login, key, fds)
-        channel.close_all(fds)
-
-    def _fork(self, login: dict[str, Any], key: tuple[int, bytes], fds: list[int]) -> None:
+    def _serve(self, login: bytes, fds: list[int]) -> None:
+        """Fork the session of a login that auth accepted. The frame is the session's to decode."""
+        self._reap()
+        key = messages.maildrop_key(login)
+        others = self.by_maildrop.get(key)
+        if others is None:
+            others = self.by_maildrop[key] = set()
+        elif len(others) >= self.settings.max_per_account:
+            _refuse(fds[1], "IN-USE", "too_many_sessions")
+            channel.close_all(fds)
+            return
+        elif self.session_settings.lock:
+            _ask_to_end(others)
         try:
             pid = os.fork()
         except OSError:
-            _refuse(fds[1], login, "SYS/TEMP", "fork_failed")
-            return
-        if pid == 0:
-            session.run(login, fds[0], fds[1], self.session_settings, self.maildrop_options)
-        self.sessions[pid] = RunningSession(login["login_id"], login["account"], key, login["peer"])
-        self.by_maildrop.setdefault(key, set()).add(pid)
+            _refuse(fds[1], "SYS/TEMP", "fork_failed")
+        else:
+            if pid == 0:
+                session.run(login, fds[0], fds[1], self.session_settings, self.maildrop_options)
+            self.sessions[pid] = login
+            others.add(pid)
+        for fd in fds:
+            os.close(fd)
         self.forks += 1
         if self.forks % FORKS_PER_COLLECTION == 0:
             gc.collect()
@@ -266,42 +269,44 @@ class Broker:
     # Children that ended
 
     def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
+        while self.sessions or self.processes or self.reader:
+            pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
-            ended = self.sessions.pop(pid, None)
-            if ended:
-                self._session_ended(pid, ended, status)
+            login = self.sessions.pop(pid, None)
+            if login:
+                key = messages.maildrop_key(login)
+                pids = self.by_maildrop[key]
+                pids.remove(pid)
+                if not pids:
+                    del self.by_maildrop[key]
+                if status:
+                    self._session_failed(pid, login, status)
             elif pid in self.processes:
                 self._process_ended(self.processes.pop(pid), status)
             elif self.reader and self.reader[0] == pid:
                 self._config_read()
 
-    def _session_ended(self, pid: int, ended: RunningSession, status: int) -> None:
-        pids = self.by_maildrop[ended.key]
-        pids.discard(pid)
-        if not pids:
-            del self.by_maildrop[ended.key]
-        if status:
-            event, level = FAILED_SESSIONS.get(os.waitstatus_to_exitcode(status), ("session_died", "error"))
-            self.log.write(
-                event,
-                level,
-                login_id=ended.login_id,
-                pid=pid,
-                peer=ended.peer,
-                account=ended.account.decode("utf-8", "backslashreplace"),
-                uid=ended.key[0],
-                **_exit_fields(status),
-            )
+    def _session_failed(self, pid: int, octets: bytes, status: int) -> None:
+        event, level = FAILED_SESSIONS.get(os.waitstatus_to_exitcode(status), ("session_died", "error"))
+        login = messages.decode(octets).fields
+        self.log.write(
+            event,
+            level,
+            login_id=login["login_id"],
+            pid=pid,
+            peer=login["peer"],
+            account=login["account"].decode("utf-8", "backslashreplace"),
+            uid=login["uid"],
+            **_exit_fields(status),
+        )
 
     def _process_ended(self, process: Process, status: int) -> None:
         generation = process.generation
-        self._unwatch(process.control.fileno())
+        if process.control.fileno() in self.handlers:
+            self._unwatch(process.control.fileno())
+        else:
+            self.ending -= 1
         if generation.state == STARTING:
             generation.ended(process, time.monotonic())
             self._starting_failed(generation, f"{process.name} ended: {_exit_fields(status)}")
@@ -365,6 +370,7 @@ class Broker:
         octets = os.read(self.reader[1], 65536)
         self.reader[2].extend(octets)
         if not octets:
+            self.ending += 1
             self._unwatch(self.reader[1])
 
     def _config_read(self) -> None:
@@ -373,6 +379,7 @@ class Broker:
         _, reading, octets = self.reader
         while reading in self.handlers:
             self._config_octets()
+        self.ending -= 1
         os.close(reading)
         self.reader = None
         try:
@@ -426,23 +433,16 @@ class Broker:
                 os.kill(pid, signal.SIGKILL)
 
 
-def _refuse(channel_fd: int, login: dict[str, Any], code: str, reason: str) -> None:
-    """Tell the front, on the session channel, that there will be no session."""
-    octets = messages.encode(
-        messages.REFUSED,
-        code=code,
-        reason=reason,
-        user=login["account"].decode("utf-8", "backslashreplace"),
-        source="broker",
-        auth_us=0,
-    )
-    sock = socket.socket(fileno=os.dup(channel_fd))
+def _refuse(channel_fd: int, code: str, reason: str) -> None:
+    """Tell the front, on the session channel, that there will be no session; it knows whose."""
+    fields = {"code": code, "reason": reason, "user": "", "source": "broker", "auth_us": 0}
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, channel_fd)
     try:
-        channel.send(sock, octets)
+        channel.send(sock, messages.encode(messages.REFUSED, **fields))
     except OSError:
         return  # the front is gone, and its clients with it
     finally:
-        sock.close()
+        sock.detach()
 
 
 def _ask_to_end(pids: Collection[int]) -> None:
@@ -457,20 +457,20 @@ def _exit_fields(status: int) -> dict[str, Any]:
     return {"exit_status": os.WEXITSTATUS(status)}
 
 
-def _listening_socket(address: str) -> socket.socket:
+def _listening_socket(address: str) -> _socket.socket:
     """Return a socket that listens on "HOST:PORT" or "[HOST]:PORT"; what is accepted inherits its options."""
     host, _, port = address.rpartition(":")
-    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    family = _socket.AF_INET6 if host.startswith("[") else _socket.AF_INET
+    sock = _socket.socket(family, _socket.SOCK_STREAM)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+        if family == _socket.AF_INET6:
+            sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 1)
         # A multi-line response ends with a short segment; Nagle would hold it back for 40 ms.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
         for option, value in KEEPALIVE.items():
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+            sock.setsockopt(_socket.IPPROTO_TCP, option, value)
         sock.bind((host.strip("[]"), int(port)))
         sock.listen(LISTEN_BACKLOG)
         sock.setblocking(False)
@@ -480,7 +480,7 @@ def _listening_socket(address: str) -> socket.socket:
     return sock
 
 
-def _spelled(sock: socket.socket) -> str:
+def _spelled(sock: _socket.socket) -> str:
     host, port = sock.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

@@ -13,10 +13,10 @@ and no octet of a peer or a file name reaches a line unescaped.
 
 from __future__ import annotations
 
+import _socket
 import errno
 import json
 import os
-import socket
 import stat
 import time
 
@@ -115,7 +115,8 @@ def printable(octets: bytes, limit: int = MAX_FIELD_CHARACTERS) -> str:
 
 
 def _printable_character(character: str) -> str:
-    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+    # Not "unicode_escape": that codec is a module, and a jailed process can load none any more.
+    return character if character.isprintable() else ascii(character)[1:-1]
 
 
 class Log:
@@ -135,7 +136,7 @@ class Log:
         self.debug = debug
         self.dropped = 0
         is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
-        self.socket = socket.socket(fileno=os.dup(fd)) if is_socket else None
+        self.socket = _socket.socket(fileno=os.dup(fd)) if is_socket else None
 
     def write(self, event: str, level: str = "info", **fields: Any) -> None:
         """Write one event. Fields are numbers, booleans, None, text, or lists of these."""
@@ -177,7 +178,7 @@ class Log:
         octets = (line + "\n").encode("utf-8", "backslashreplace")
         try:
             if self.socket is not None:
-                self.socket.send(octets, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                self.socket.send(octets, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
             else:
                 os.write(self.fd, octets)
         except OSError as error:

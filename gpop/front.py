@@ -151,8 +151,10 @@ class Connection:
         session_channel = gevent.socket.socket(ours.family, ours.type, 0, ours.detach())
         outcome = Outcome()
         try:
-            with theirs:
-                self._hand_over(login_id, login, started, unread, session_channel, theirs)
+            try:
+                self._hand_over(login_id, login, started, unread, session_channel, theirs.fileno())
+            finally:
+                theirs.close()
             self._follow(login_id, session_channel, outcome)
         except OSError:
             pass  # auth is gone, or the process that held the channel: the outcome is what it is
@@ -174,7 +176,7 @@ class Connection:
         started: float,
         unread: bytes,
         session_channel: gevent.socket.socket,
-        theirs: socket.socket,
+        theirs: int,
     ) -> None:
         """Send a login to auth. The unread octets lie in the channel before anybody else holds it."""
         channel.send(session_channel, messages.encode(messages.PIPELINED, octets=unread))
@@ -192,7 +194,7 @@ class Connection:
             received_ms=int(started * 1000),
             dialogue=int(dialogue),
         )
-        channel.send(self.front.login_socket(), frame, [self.client.fileno(), theirs.fileno()])
+        channel.send(self.front.login_socket(), frame, [self.client.fileno(), theirs])
 
     def _follow(self, login_id: int, session_channel: gevent.socket.socket, outcome: Outcome) -> None:
         """Take what comes on the session channel until it closes."""

@@ -11,8 +11,8 @@ Executed by the broker, on files that only the broker can reach.
 
 from __future__ import annotations
 
+import _socket
 import os
-import socket
 
 from gpop import session, signals
 from gpop.privsep import channel, messages
@@ -29,6 +29,18 @@ FULL_SESSION = (
     b"CAPA\r\nSTAT\r\nLIST\r\nLIST 1\r\nUIDL 1\r\nTOP 1 0\r\nRETR 1\r\nNOOP\r\nDELE 1\r\nRSET\r\nXYZZY\r\n"
 )
 POLL = b"STAT\r\nUIDL\r\nQUIT\r\n"
+LOGIN = messages.encode(
+    messages.SERVE,
+    uid=0,
+    maildir=b"",
+    login_id=0,
+    account=b"",
+    gid=0,
+    groups=[],
+    home=b"",
+    peer="",
+    dialogue=0,
+)
 MESSAGE = b"Subject: rehearsal\n\nA line.\n.A line with a dot.\n"
 
 
@@ -55,12 +67,13 @@ def rehearse(folder: str, settings: SessionSettings, options: Options) -> None:
 
 def _play(maildir: str, script: bytes, settings: SessionSettings, options: Options) -> None:
     """Play one session with a client that has sent everything already."""
-    client, stream_end = socket.socketpair()
+    client, stream_end = _socket.socketpair()
     ours, theirs = channel.pair()
-    with client, stream_end, ours, theirs:
+    try:
         client.send(script)
-        client.shutdown(socket.SHUT_WR)
+        client.shutdown(_socket.SHUT_WR)
         channel.send(ours, messages.encode(messages.PIPELINED, octets=b""))
+        session.check_login(LOGIN, stream_end.fileno(), theirs.fileno())
         stream = session.Stream(stream_end.fileno(), settings.autologout_s)
         report = session.Report(theirs.fileno(), False)
         directory = os.open(maildir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -72,6 +85,9 @@ def _play(maildir: str, script: bytes, settings: SessionSettings, options: Optio
         stream.say_goodbye()
         for _ in range(2):
             channel.receive(ours)
+    finally:
+        for sock in (client, stream_end, ours, theirs):
+            sock.close()
 
 
 def _remove(maildir: str) -> None:

@@ -12,13 +12,13 @@ is an exception, and only the QUIT reaches `_update`.
 
 from __future__ import annotations
 
+import _socket
 import errno
 import fcntl
 import mmap
 import os
 import select
 import signal
-import socket
 import struct
 import termios
 import time
@@ -47,8 +47,8 @@ MAX_GOODBYE_READS = 16
 
 # Exit status of a session whose front was gone when it ended.
 EXIT_UNREPORTED = 3
-# Exit status where the descriptors of a login are not what they have to be.
-EXIT_BAD_DESCRIPTORS = 4
+# Exit status where a login's descriptors, or its frame, are not what they have to be.
+EXIT_BAD_LOGIN = 4
 
 TOTALS_AT_START: dict[str, Any] = {
     field: 0 if kind == messages.INT else "" for field, kind, _ in messages.FRAMES[messages.TOTALS].fields
@@ -94,8 +94,8 @@ class Stream:
         sock.setblocking(True)
         seconds = int(self.timeout_s)
         timeout = struct.pack("@ll", seconds, int((self.timeout_s - seconds) * 1_000_000))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, timeout)
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, timeout)
         sock.detach()
 
     def receive(self) -> bytes:
@@ -189,7 +189,7 @@ class Stream:
         """
         try:
             sock = _stream_socket(self.fd)
-            sock.shutdown(socket.SHUT_WR)
+            sock.shutdown(_socket.SHUT_WR)
             sock.detach()
             poller = select.poll()
             poller.register(self.fd, select.POLLIN)
@@ -200,9 +200,9 @@ class Stream:
             return
 
 
-def _stream_socket(fd: int) -> socket.socket:
+def _stream_socket(fd: int) -> _socket.socket:
     """Return a socket object for the stream; its family only matters for addresses, which nobody asks for."""
-    return socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
+    return _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM, 0, fd)
 
 
 class Report:
@@ -220,7 +220,7 @@ class Report:
         octets = messages.encode(messages.NOTED, event=event, detail=detail[:500])
         sock = _channel(self.channel_fd)
         try:
-            sock.send(octets, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            sock.send(octets, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
         except OSError:
             return
         finally:
@@ -474,9 +474,9 @@ def _enter(login: dict[str, Any], settings: SessionSettings) -> int:
     )
 
 
-def _channel(fd: int) -> socket.socket:
+def _channel(fd: int) -> _socket.socket:
     """Return a socket object for the channel; with all three given, Python asks the kernel nothing."""
-    return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd)
+    return _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fd)
 
 
 def _unread(channel_fd: int) -> bytes:
@@ -543,22 +543,33 @@ def _described(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:500]
 
 
+def check_login(octets: bytes, client: int, channel_fd: int) -> dict[str, Any]:
+    """
+    Return the fields of a SERVE frame, and check the descriptors that came with it.
+
+    Raises:
+        BadFrame: they are not what they have to be.
+    """
+    channel.check_login_descriptors((client, channel_fd))
+    return messages.decode(octets).fields
+
+
 def run(
-    login: dict[str, Any],
+    octets: bytes,
     client: int,
     channel_fd: int,
     settings: SessionSettings,
     options: opening.Options,
 ) -> None:
     """
-    Be the session of `login` in a process just forked; never returns.
+    Be the session of a login, the SERVE frame in `octets`, in a process just forked; never returns.
 
     Takes over both descriptors. The exit status is 0 if the front was told how it ended,
     else one of EXIT_…; the broker logs those.
     """
     status = 1
     try:
-        channel.check_login_descriptors((client, channel_fd))
+        login = check_login(octets, client, channel_fd)
         stream = Stream(client, settings.autologout_s)
         _end_on_signals(stream, settings.takeover_after_s)
         _close_all_but(client, channel_fd)
@@ -572,6 +583,6 @@ def run(
         status = 0 if report.send(stream.octets_sent) else EXIT_UNREPORTED
         stream.say_goodbye()
     except messages.BadFrame:
-        status = EXIT_BAD_DESCRIPTORS
+        status = EXIT_BAD_LOGIN
     finally:
         os._exit(status)

@@ -17,9 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TERM, INT, HUP, USR1, CHLD = (
-    int(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
-)
+TERM, INT, HUP, USR1 = map(int, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1))
 # These end a session, or may; UPDATE is not to be interrupted by them.
 ENDING = (TERM, USR1)
 
@@ -35,7 +33,7 @@ def _act(number: int, _frame: object) -> None:
 
 def install() -> None:
     """Install the handlers, for this process and all that will be forked from it."""
-    for number in (TERM, INT, HUP, USR1, CHLD):
+    for number in (TERM, INT, HUP, USR1):
         signal.signal(number, _act)
 
 

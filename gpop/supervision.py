@@ -8,10 +8,10 @@ Executed by the broker as root; it sees settings and descriptors, never a login.
 
 from __future__ import annotations
 
+import _socket
 import json
 import os
 import signal
-import socket
 import sys
 
 from gpop.events import Log
@@ -45,7 +45,7 @@ def start_program(arguments: Sequence[str], keep: Sequence[int], stdout: int = 1
         return pid
     try:
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for fd in keep:
@@ -76,7 +76,7 @@ class Process:
     __slots__ = ("control", "generation", "name", "pid", "ready", "started")
 
     def __init__(
-        self, name: str, pid: int, control: socket.socket, generation: Generation, now: float
+        self, name: str, pid: int, control: _socket.socket, generation: Generation, now: float
     ) -> None:
         self.name = name
         self.pid = pid
@@ -99,7 +99,7 @@ class Generation:
     __slots__ = ("auth", "back_off", "fronts", "listening", "log", "missing", "settings", "started", "state")
 
     def __init__(
-        self, settings: dict[str, Any], listening: Sequence[socket.socket], log: Log, now: float
+        self, settings: dict[str, Any], listening: Sequence[_socket.socket], log: Log, now: float
     ) -> None:
         self.settings = settings
         self.listening = list(listening)

@@ -17,7 +17,7 @@ import signal
 import struct
 from collections.abc import Iterable, Sequence
 
-from gpop.accounts.account import SYS_TEMP, Accepted, Account, Refused, Verdict
+from gpop.accounts.account import AUTH, SYS_PERM, SYS_TEMP, Accepted, Account, Refused, Verdict
 from gpop.accounts.sources import Request, Source, decide
 
 LENGTH = struct.Struct("!I")
@@ -191,11 +191,17 @@ def encode(verdict: Verdict) -> bytes:
     return json.dumps(row).encode()
 
 
+def _is_refusal(code: str, reason: str, source: str) -> bool:
+    """Whether these fit into a frame to the front."""
+    known = code in (AUTH, SYS_TEMP, SYS_PERM)
+    return known and (reason + source).isascii() and len(reason) <= 64 and len(source) <= 32
+
+
 def decode(octets: bytes) -> Verdict:
     """Return the verdict that `octets` are, `DIED` if they are none."""
     try:
         match json.loads(octets):
-            case [str(code), str(reason), str(source), str(detail)]:
+            case [str(code), str(reason), str(source), str(detail)] if _is_refusal(code, reason, source):
                 return Refused(code, reason, source, detail)
             case [str(name), int(uid), int(gid), list(groups), str(home), str(maildir), str(source), int(at)]:
                 paths = home.encode("latin-1"), maildir.encode("latin-1")

@@ -193,12 +193,14 @@ class Decider:
                 self._finish(attempt, Accepted(cached.account, "cache", cached.origin))
                 return
             attempt.cached = cached
-        if not self._queue.put(attempt.source, attempt):
-            self._settle(attempt, Refused(SYS_TEMP, "checks_exhausted"), now)
-            return
-        attempt.wait_until_s = now + self.settings.check_timeout_s
-        self._enter(attempt, WAITING)
-        self._waiting[attempt] = None
+        displaced = self._queue.put(attempt.source, attempt)
+        if displaced is not attempt:
+            attempt.wait_until_s = now + self.settings.check_timeout_s
+            self._enter(attempt, WAITING)
+            self._waiting[attempt] = None
+        if displaced is not None:
+            self._waiting.pop(displaced, None)
+            self._settle(displaced, Refused(SYS_TEMP, "checks_exhausted"), now)
         self._dispatch(now)
 
     def _dispatch(self, now: float) -> None:

@@ -41,7 +41,11 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class LineNotUsable(Exception):
-    """One line that can't be used; the text says why, without the hash."""
+    """
+    One line that can't be used; the text says why.
+
+    It goes to the log, so it repeats no field: where one is missing, the hash stands in another's place.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,7 @@ def parse_line(line: bytes) -> Entry:
     if not 0 < len(name.translate(None, NOT_IN_NAMES)) == len(name) <= MAX_NAME_OCTETS or name[:1] == b"#":
         raise LineNotUsable(f"a user name has 1 to {MAX_NAME_OCTETS} octets, no blanks, controls, first #")
     if not home.startswith(b"/"):
-        raise LineNotUsable(f"home {_shown(home)} is not an absolute path")
+        raise LineNotUsable("home is not an absolute path")
     _check_password_field(password)
     maildir, networks, nologin = _extra_fields(fields[7] if len(fields) == 8 else b"")
     return Entry(name, password, _id("uid", uid), _id("gid", gid), home, maildir, networks, nologin)
@@ -100,7 +104,7 @@ def parse_line(line: bytes) -> Entry:
 def _id(what: str, octets: bytes) -> int:
     # isdigit of bytes is ASCII only: no signs, no blanks, no "1_000".
     if not octets.isdigit() or len(octets) > 10 or int(octets) >= 0xFFFFFFFF:
-        raise LineNotUsable(f"{what} {_shown(octets)} is not a number of a {what[0]}id")
+        raise LineNotUsable(f"{what} is not a number, or too large a one")
     return int(octets)
 
 

@@ -2,8 +2,9 @@
 PURE: who is checked next when more logins wait than may be checked at once.
 
 Round robin between sources, and no source ever has all the places: a quarter of them, at
-least one, stays for the others. Bounded in total and per source. Knows nothing of what
-waits.
+least one, stays for the others. Bounded in total and per source; when it is full, who comes
+from a source with few in line takes the place of the last in the longest line, so that a
+few busy sources can't keep the others out. Knows nothing of what waits.
 """
 
 from __future__ import annotations
@@ -31,16 +32,22 @@ class FairQueue(Generic[Item]):
         self._occupied_by: dict[bytes, int] = {}
         self._waiting: OrderedDict[bytes, deque[Item]] = OrderedDict()
 
-    def put(self, source: bytes, item: Item) -> bool:
-        """Let `item` wait behind its source's others; False if there is no room for it."""
-        line = self._waiting.get(source)
-        if self.waiting >= self.max_waiting or (line and len(line) >= self.max_waiting_per_source):
-            return False
-        if line is None:
-            line = self._waiting[source] = deque()
+    def put(self, source: bytes, item: Item) -> Item | None:
+        """Let `item` wait behind its source's others; return who has to go for it, maybe itself."""
+        line = self._waiting.get(source, deque())
+        if len(line) >= self.max_waiting_per_source:
+            return item
+        displaced = None
+        if self.waiting >= self.max_waiting:
+            longest = max(self._waiting, key=lambda other: len(self._waiting[other]))
+            if len(self._waiting[longest]) <= len(line) + 1:
+                return item
+            displaced = self._waiting[longest].pop()
+            self.waiting -= 1
         line.append(item)
+        self._waiting.setdefault(source, line)
         self.waiting += 1
-        return True
+        return displaced
 
     def take(self) -> Item | None:
         """Return the next item and give it a place, None if there is none or no place for it."""

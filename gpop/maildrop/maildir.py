@@ -162,15 +162,20 @@ class Maildir:
         # All at once, because there may be 100,000; no name can hold a slash.
         return "/".join(listed).encode(sys.getfilesystemencoding(), "surrogateescape").split(b"/")
 
-    def names_by_base(self, wanted: set[bytes] | None = None) -> Places:
-        """Return where the files with these base names are, or all files."""
+    def places(self, wanted: set[bytes] | None = None) -> tuple[Places, bool]:
+        """
+        Return where the files with these base names are (or all files), and whether that is certain.
+
+        It is not if a folder changed meanwhile: readdir may miss what is being renamed.
+        """
+        before = self.signatures()
         places: Places = {}
         for folder in (NEW, CUR):  # in this order: a file moved meanwhile is seen twice, never missed
             for name in self.names(folder):
                 base = names.base_name(name)
                 if wanted is None or base in wanted:
                     places.setdefault(base, []).append((folder, name))
-        return places
+        return places, self.signatures() == before
 
     # Files
 

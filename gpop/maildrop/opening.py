@@ -274,7 +274,7 @@ class Opened:
         signatures = folders.signatures()
         if signatures != self._places_at:
             # All names at once: a program that renames one message usually renames many.
-            self._places = folders.names_by_base()
+            self._places, _ = folders.places()
             self._places_at = signatures
         try:
             files = {folders.inode(*place): place for place in self._places.get(location.base, [])}

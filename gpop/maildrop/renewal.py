@@ -12,6 +12,7 @@ import errno
 
 from gpop.maildrop import cachefile, names, reconcile, statcache
 from gpop.maildrop.cachefile import Draft, Image
+from gpop.maildrop.errors import MaildropUnavailable
 from gpop.maildrop.maildir import FILE_FAULTS
 from gpop.maildrop.names import CUR, NEW
 from gpop.maildrop.statcache import (
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
     from gpop.maildrop.reconcile import Found, Messages
     from gpop.maildrop.statcache import Columns, Header, Known
 
-# So many times files that vanished before they were measured are looked for under other names.
-MEASURE_TRIES = 3
+# So many times files that vanished before they were measured are looked for under other names. It
+# takes a program that renames all the time to need more than two, and then waiting is no answer.
+MEASURE_TRIES = 8
 # What stands for the content of a twin that can't be read.
 NO_DIGEST = bytes(names.CONTENT_DIGEST_OCTETS)
 
@@ -71,7 +73,7 @@ def renew(folders: Maildir, options: Options, memory: Memory, warnings: Warnings
     Return the maildrop's new image, written to the Maildir if that can be written.
 
     Raises:
-        MaildropUnavailable: a folder can't be listed.
+        MaildropUnavailable: a folder can't be listed, or does not hold still.
         OSError: a file can't be looked at, and that is not the file's own fault.
     """
     draft = None
@@ -213,29 +215,33 @@ class _Renewal:
     # Octets
 
     def _measured(self, messages: Messages) -> Messages:
-        """Return the messages with all octets known, without those that vanished meanwhile."""
+        """Return the messages with all octets known, without those that were removed meanwhile."""
         pending = messages.unmeasured()
         gone: list[int] = []
         for _ in range(MEASURE_TRIES):
-            vanished = [index for index in pending if not self._measure(messages, index)]
-            if not vanished:
+            pending = [index for index in pending if not self._measure(messages, index)]
+            if not pending:
                 return messages.without(gone)
-            pending = self._relocated(messages, vanished)
-            gone += sorted(set(vanished).difference(pending))
-        return messages.without(gone + pending)
+            removed = self._relocate(messages, pending)
+            gone += removed
+            pending = [index for index in pending if index not in removed]
+        if pending:
+            raise MaildropUnavailable("messages are renamed faster than they can be read", errno.EBUSY)
+        return messages.without(gone)
 
-    def _relocated(self, messages: Messages, vanished: list[int]) -> list[int]:
-        """Look for vanished files under other names; returns the indexes of those that were found."""
-        places = self._folders.names_by_base({messages.found[index][0] for index in vanished})
-        located = []
+    def _relocate(self, messages: Messages, vanished: list[int]) -> set[int]:
+        """Look for vanished files under other names; returns the indexes of those that are gone."""
+        places, certain = self._folders.places({messages.found[index][0] for index in vanished})
+        gone = set()
         for index in vanished:
             base, twin, _, mark = messages.found[index]
             if base in places and not twin:
                 folder, name = places[base][-1]
                 messages.found[index] = (base, twin, name, mark & ~CUR | folder)
                 messages.flags[index] = messages.flags[index] & ~CUR | folder
-                located.append(index)
-        return located
+            elif certain or twin:
+                gone.add(index)
+        return gone
 
     def _measure(self, messages: Messages, index: int) -> bool:
         """Look into a message's file; False if it is not there."""

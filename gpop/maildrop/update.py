@@ -20,7 +20,7 @@ from gpop.maildrop.statcache import LINKED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gpop.maildrop.maildir import Maildir, Places
+    from gpop.maildrop.maildir import Maildir
     from gpop.maildrop.model import Location, Maildrop
 
     # A marked message: its octets as listed, and where it was.
@@ -111,23 +111,29 @@ class Update:
             if not pending:
                 return
             try:
-                places = self._folders.names_by_base({location.base for _, location in pending})
+                places, certain = self._folders.places({location.base for _, location in pending})
             except MaildropError:
                 break  # not to know where a message is does not mean that it is gone
-            pending = [marked for marked in pending if not self._remove_elsewhere(*marked, places)]
+            pending = [
+                (octets, location)
+                for octets, location in pending
+                if not self._remove_elsewhere(octets, location, places.get(location.base, []), certain)
+            ]
         for _ in pending:
             self._fail(errno.ENOENT)
 
-    def _remove_elsewhere(self, octets: int, location: Location, places: Places) -> bool:
+    def _remove_elsewhere(
+        self, octets: int, location: Location, found: list[tuple[int, bytes]], certain: bool
+    ) -> bool:
         """
         Remove a message that has several names, or was renamed; False if it has to be looked for again.
 
         All names of its file go, else it would be there again in the next session.
         """
-        found = places.get(location.base)
         if not found:
-            self._removed(octets)  # another program was faster
-            return True
+            if certain:
+                self._removed(octets)  # another program was faster
+            return certain
         try:
             files = self._files(found)
         except (OSError, MaildropError) as error:

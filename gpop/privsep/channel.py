@@ -2,14 +2,17 @@
 EDGE: frames and descriptors over a unix socket (SOCK_SEQPACKET: one frame, one message).
 
 Works on whichever socket it is handed: a cooperative one in the front, a plain one
-elsewhere. It owns what it receives until it returns it: descriptors that came with a bad
-frame are closed here, so no error path of a caller can leak one.
+elsewhere. Plain ones are those of `_socket`, which `socket` wraps: the wrapper turns numbers
+into enum members, and a session would pay more for that than for its lock.
+
+It owns what it receives until it returns it: descriptors that came with a bad frame are
+closed here, so no error path of a caller can leak one.
 """
 
 from __future__ import annotations
 
+import _socket
 import os
-import socket
 import struct
 
 from gpop.privsep import messages
@@ -22,19 +25,20 @@ if TYPE_CHECKING:
 
 DESCRIPTOR_OCTETS = 4
 # One more than any frame carries, so that a surplus is seen as such and not only as truncation.
-ANCILLARY_OCTETS = socket.CMSG_SPACE(3 * DESCRIPTOR_OCTETS)
+CUT_SHORT = _socket.MSG_TRUNC | _socket.MSG_CTRUNC
+ANCILLARY_OCTETS = _socket.CMSG_SPACE(3 * DESCRIPTOR_OCTETS)
 
 
 class ChannelClosed(Exception):
     """The other end is gone: an orderly end of the conversation."""
 
 
-def pair() -> tuple[socket.socket, socket.socket]:
+def pair() -> tuple[_socket.socket, _socket.socket]:
     """Return two connected ends of a new channel, close-on-exec."""
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
 
 
-def send(sock: socket.socket, octets: bytes, fds: Sequence[int] = ()) -> None:
+def send(sock: _socket.socket, octets: bytes, fds: Sequence[int] = ()) -> None:
     """
     Send one encoded frame, with copies of `fds`; the caller keeps its own.
 
@@ -43,45 +47,58 @@ def send(sock: socket.socket, octets: bytes, fds: Sequence[int] = ()) -> None:
     """
     if fds:
         rights = struct.pack(f"{len(fds)}i", *fds)
-        sock.sendmsg([octets], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_NOSIGNAL)
+        sock.sendmsg([octets], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)], _socket.MSG_NOSIGNAL)
     else:
-        sock.send(octets, socket.MSG_NOSIGNAL)
+        sock.send(octets, _socket.MSG_NOSIGNAL)
 
 
-def receive(sock: socket.socket, most: int = messages.MAX_FRAME_OCTETS) -> tuple[Frame, list[int]]:
+def receive(sock: _socket.socket, most: int = messages.MAX_FRAME_OCTETS) -> tuple[Frame, list[int]]:
     """
     Return the next frame, of at most `most` octets, and its descriptors, now the caller's.
 
     Raises:
-        ChannelClosed: the other end closed, nothing is left to read.
-        BadFrame: not a frame, cut short, or not exactly the descriptors of its kind.
+        ChannelClosed, BadFrame: as `receive_octets`; or the octets are no frame, or it did
+            not come with exactly the descriptors of its kind.
     """
+    octets, fds = receive_octets(sock, most)
     try:
-        octets, ancillary, flags, _ = sock.recvmsg(most, ANCILLARY_OCTETS, socket.MSG_CMSG_CLOEXEC)
-    except ConnectionResetError:
-        # The other end was closed with frames in it that it had not read. What it sent before
-        # that is still here, behind this error, which is reported once.
-        octets, ancillary, flags, _ = sock.recvmsg(most, ANCILLARY_OCTETS, socket.MSG_CMSG_CLOEXEC)
-    fds = _descriptors(ancillary)
-    try:
-        if not octets and not fds:
-            raise ChannelClosed
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            raise messages.BadFrame("frame or descriptors were cut short")
         frame = messages.decode(octets)
         expected = messages.FRAMES[frame.kind].descriptors
         if len(fds) != expected:
             raise messages.BadFrame(f"{frame!r} with {len(fds)} descriptors, takes {expected}")
-    except (messages.BadFrame, ChannelClosed):
+    except messages.BadFrame:
         close_all(fds)
         raise
     return frame, fds
 
 
+def receive_octets(sock: _socket.socket, most: int) -> tuple[bytes, list[int]]:
+    """
+    Return the octets of the next frame, not decoded, and its descriptors, now the caller's.
+
+    Raises:
+        ChannelClosed: the other end closed, nothing is left to read.
+        BadFrame: it, or its descriptors, were cut short.
+    """
+    try:
+        octets, ancillary, flags, _ = sock.recvmsg(most, ANCILLARY_OCTETS, _socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:
+        # The other end was closed with frames in it that it had not read. What it sent before
+        # that is still here, behind this error, which is reported once.
+        octets, ancillary, flags, _ = sock.recvmsg(most, ANCILLARY_OCTETS, _socket.MSG_CMSG_CLOEXEC)
+    fds = _descriptors(ancillary)
+    if not octets and not fds:
+        raise ChannelClosed
+    if flags & CUT_SHORT:
+        close_all(fds)
+        raise messages.BadFrame("frame or descriptors were cut short")
+    return octets, fds
+
+
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     fds: list[int] = []
     for level, kind, octets in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
             usable = len(octets) - len(octets) % DESCRIPTOR_OCTETS
             fds.extend(struct.unpack(f"{usable // DESCRIPTOR_OCTETS}i", octets[:usable]))
     return fds
@@ -104,19 +121,19 @@ def check_login_descriptors(fds: Sequence[int]) -> None:
         BadFrame: a descriptor is of another type.
     """
     client, channel = fds
-    _check_socket(client, (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX), socket.SOCK_STREAM)
-    _check_socket(channel, (socket.AF_UNIX,), socket.SOCK_SEQPACKET)
+    _check_socket(client, (_socket.AF_INET, _socket.AF_INET6, _socket.AF_UNIX), _socket.SOCK_STREAM)
+    _check_socket(channel, (_socket.AF_UNIX,), _socket.SOCK_SEQPACKET)
 
 
 def _check_socket(fd: int, domains: tuple[int, ...], kind: int) -> None:
     try:
         # With no family and type given, Python asks the kernel for both.
-        sock = socket.socket(fileno=fd)
+        sock = _socket.socket(fileno=fd)
     except OSError:
         raise messages.BadFrame("a descriptor is no socket") from None
     try:
         fits = sock.family in domains and sock.type == kind
-        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        listens = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN)
     finally:
         sock.detach()
     if not fits or listens:

@@ -94,13 +94,13 @@ FRAMES = {
     SERVE: FrameKind(
         "serve",
         2,
+        ("uid", INT, 0),  # these two first: see `maildrop_key`
+        ("maildir", OCTETS, 4096),
         ("login_id", INT, 0),
         ("account", OCTETS, 1024),
-        ("uid", INT, 0),
         ("gid", INT, 0),
         ("groups", INTS, MAX_GROUPS),
         ("home", OCTETS, 4096),
-        ("maildir", OCTETS, 4096),
         ("peer", TEXT, 64),
         ("dialogue", INT, 0),
     ),
@@ -148,6 +148,22 @@ class Frame:
 def _check_length(kind: FrameKind, name: str, length: int, cap: int) -> None:
     if length > cap:
         raise BadFrame(f"{kind.name}.{name} has {length} items, at most {cap} are allowed")
+
+
+def kind_of(octets: bytes) -> int:
+    """Return the kind that a frame says it is, without decoding it; 0 if it is too short for one."""
+    return octets[1] if len(octets) >= HEADER.size else 0
+
+
+def maildrop_key(octets: bytes) -> bytes:
+    """
+    Return the octets of a SERVE frame that say whose maildrop it is: uid and path.
+
+    The broker needs no more of a login than to tell maildrops apart; the session decodes it.
+    """
+    length_at = HEADER.size + INTEGER.size
+    length: int = LENGTH.unpack_from(octets, length_at)[0]
+    return octets[HEADER.size : length_at + LENGTH.size + length]
 
 
 def encode(kind: int, **fields: Any) -> bytes:

@@ -200,13 +200,13 @@ def test_the_penalised_are_held_in_bounded_number(auth: AuthProcess, front: Fake
 
 
 def test_a_burst_of_guesses_is_stopped_by_its_own_failures(auth: AuthProcess, front: FakeFront) -> None:
-    """Sent at once before any failed: three run (one place stays free), the others wait for two seconds."""
-    logins = [front.login(b"joe", b"guess%d" % number, "192.0.2.1") for number in range(11)]
-    for login in logins[:3]:
-        assert refusal(login) == ("AUTH", "wrong_password")
-    time_left = logins[0].sent_s + 1.5 - time.monotonic()
-    until(lambda: time.monotonic() > logins[0].sent_s + 1.5, "", deadline_s=time_left + 1)
-    assert not any(login.is_answered() for login in logins[3:])
+    """Sent at once before any failed: at most three run (one place stays free), the others wait."""
+    logins = [front.login(b"joe", b"guess%d" % number, "192.0.2.1") for number in range(9)]
+    end = logins[0].sent_s + 1.5
+    until(lambda: time.monotonic() > end, "1.5 s")
+    answered = [refusal(login) for login in logins if login.is_answered()]
+    assert 1 <= len(answered) <= 3
+    assert set(answered) == {("AUTH", "wrong_password")}
 
 
 # Hostile fronts

@@ -71,13 +71,13 @@ def test_the_last_fields_may_be_missing(line: bytes, maildir: bytes | None) -> N
         (b"jo e:x:1000:100::/home/joe", "user name"),
         (b"jo\0e:x:1000:100::/home/joe", "user name"),
         (b"j" * 256 + b":x:1000:100::/home/joe", "user name"),
-        (b"joe:x::100::/home/joe", "uid ''"),
-        (b"joe:x:-1:100::/home/joe", "uid '-1'"),
+        (b"joe:x::100::/home/joe", "uid is not"),
+        (b"joe:x:-1:100::/home/joe", "uid is not"),
         (b"joe:x:+5:100::/home/joe", "uid"),
         (b"joe:x:1_000:100::/home/joe", "uid"),
         (b"joe:x:4294967295:100::/home/joe", "uid"),
         (b"joe:x:99999999999999999999:100::/home/joe", "uid"),
-        (b"joe:x:1000:staff::/home/joe", "gid 'staff'"),
+        (b"joe:x:1000:staff::/home/joe", "gid is not"),
         (b"joe:x:1000:100::home/joe", "absolute"),
         (b"joe:x:1000:100::", "absolute"),
         (b"joe:{ARGON2ID}$a:1000:100::/home/joe", "unknown password scheme"),
@@ -91,6 +91,18 @@ def test_a_line_that_is_no_use_says_what_is_wrong(line: bytes, word: str) -> Non
     """And an extra field that changes who is served is not passed over in silence."""
     with pytest.raises(LineNotUsable, match=word):
         parse_line(line)
+
+
+def test_what_is_wrong_with_a_line_is_said_without_its_fields() -> None:
+    """One field too few or too many, and the password stands where an id or the home should be."""
+    for fields in (
+        "joe:1000:100:{PLAIN}hunter2:Joe:/h",
+        "joe:x:{PLAIN}hunter2:1:2:/h",
+        "joe:1000:100::x:hunter2",
+    ):
+        with pytest.raises(LineNotUsable) as caught:
+            parse_line(fields.encode())
+        assert "hunter2" not in str(caught.value)
 
 
 def test_bad_lines_are_reported_and_cost_nobody_else_anything(tmp_path: Path) -> None:
@@ -111,7 +123,7 @@ def test_bad_lines_are_reported_and_cost_nobody_else_anything(tmp_path: Path) ->
 def test_a_user_with_a_broken_line_is_not_unknown(tmp_path: Path) -> None:
     """No other source may decide for a user whom this file meant to hold; a good line of his holds."""
     accounts = read(tmp_path / "users", b"joe:x:a:b::/h\nann:x:a:b::/h\nann:{PLAIN}pw:1002:100::/home/ann\n")
-    with pytest.raises(SourceUnavailable, match="line 1: uid 'a'"):
+    with pytest.raises(SourceUnavailable, match="line 1: uid is not"):
         accounts.lookup(b"joe")
     assert entry(accounts, b"ann").uid == 1002
 

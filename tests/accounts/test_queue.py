@@ -13,7 +13,7 @@ def test_one_source_never_has_all_places() -> None:
     for places, most in ((16, 12), (4, 3), (3, 2), (2, 1), (1, 1)):
         queue: FairQueue[int] = FairQueue(places, 100, 100)
         for item in range(50):
-            assert queue.put(b"guesser", item)
+            assert queue.put(b"guesser", item) is None
         taken = [queue.take() for _ in range(places)]
         assert taken == [*range(most), *[None] * (places - most)]
         if places > 1:
@@ -33,13 +33,25 @@ def test_sources_take_turns() -> None:
 
 
 def test_waiting_is_bounded_in_total_and_per_source() -> None:
-    """Over it, `put` says no and nothing else changes."""
+    """Over it, who came last has to go, and nothing else changes."""
     queue: FairQueue[int] = FairQueue(1, 3, 2)
-    assert queue.put(b"a", 1) and queue.put(b"a", 2)
-    assert not queue.put(b"a", 3)
-    assert queue.put(b"b", 4)
-    assert not queue.put(b"c", 5)
+    assert queue.put(b"a", 1) is None and queue.put(b"b", 2) is None and queue.put(b"a", 3) is None
+    assert queue.put(b"a", 4) == 4
+    assert queue.put(b"b", 5) == 5
     assert queue.waiting == 3
+
+
+def test_a_full_queue_makes_room_for_a_new_source() -> None:
+    """A few sources that fill it keep nobody out: the last in the longest line has to go."""
+    queue: FairQueue[str] = FairQueue(1, 6, 4)
+    for item in ("a1", "a2", "a3", "a4"):
+        queue.put(b"a", item)
+    queue.put(b"b", "b1")
+    queue.put(b"b", "b2")
+    assert queue.put(b"c", "c1") == "a4"
+    assert queue.put(b"c", "c2") == "a3"
+    assert queue.put(b"c", "c3") == "c3"  # now all lines are equally long
+    assert queue.waiting == 6
 
 
 def test_a_place_given_back_is_free_for_the_next() -> None:
@@ -72,8 +84,10 @@ def test_the_bounds_always_hold(steps: list[tuple[str, bytes]], places: int) -> 
     running: list[tuple[bytes, int]] = []
     for number, (step, source) in enumerate(steps):
         if step == "put":
-            if queue.put(source, (source, number)):
-                waiting.append((source, number))
+            displaced = queue.put(source, (source, number))
+            waiting.append((source, number))
+            if displaced is not None:
+                waiting.remove(displaced)
         elif step == "take":
             item = queue.take()
             if item is not None:

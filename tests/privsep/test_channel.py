@@ -13,7 +13,7 @@ from gpop.privsep import channel, messages
 @pytest.fixture
 def ends():
     """Both ends of a channel."""
-    ours, theirs = channel.pair()
+    ours, theirs = (socket.socket(fileno=end.detach()) for end in channel.pair())
     with ours, theirs:
         yield ours, theirs
 

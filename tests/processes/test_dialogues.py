@@ -12,7 +12,7 @@ from tests.serving import Server, Site, wait_until
 
 @pytest.fixture(scope="module")
 def serving():
-    """A function that returns gpop serving one account, given as (name, password), until the module is done."""
+    """A function that returns gpop serving one account, a (name, password), until the module is done."""
     servers = {}
 
     def server_for(account):

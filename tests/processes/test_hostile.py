@@ -82,7 +82,7 @@ class Attacker:
     def rest(self):
         """All that the server still sends; a reset ends it as well as a close."""
         received = bytearray()
-        with suppress(ConnectionResetError):
+        with suppress(OSError):
             while octets := self.file.read1(65536):
                 received += octets
         return bytes(received)
@@ -134,6 +134,8 @@ def assert_served(server):
 def server(lasting_server):
     """The module's gpop with one message, which has to be there afterwards; the next client is served."""
     message = lasting_server.site.deliver(MESSAGE)
+    assert_served(lasting_server)  # by now every process has opened what it opens on first use
+    wait_until(lambda: not lasting_server.pids("session"))
     yield lasting_server
     assert_served(lasting_server)
     assert lasting_server.site.files() == [message]
@@ -141,12 +143,16 @@ def server(lasting_server):
 
 def twice(server, attack):
     """Attack, and attack again: the second round must leave nothing behind in any process."""
+    descriptors_before = descriptors(server)
+
+    def is_quiet():
+        return not server.pids("session") and descriptors(server) == descriptors_before
+
     attack()
-    wait_until(lambda: not server.pids("session"))
-    memory_before, descriptors_before = memory(server), descriptors(server)
+    wait_until(is_quiet, what=lambda: f"{descriptors_before}, not {descriptors(server)}")
+    memory_before = memory(server)
     attack()
-    wait_until(lambda: not server.pids("session"))
-    wait_until(lambda: descriptors(server) == descriptors_before, what=lambda: str(descriptors(server)))
+    wait_until(is_quiet, what=lambda: f"{descriptors_before}, not {descriptors(server)}")
     assert_bounded(server, memory_before, GROWTH_KIB)
 
 
@@ -317,11 +323,11 @@ def test_a_flood_keeps_nobody_waiting(server, octets):
     finally:
         stop.set()
         for attacker in attackers:
-            attacker.half_close()
+            attacker.socket.shutdown(socket.SHUT_RDWR)
         for thread in threads:
             thread.join()
         for attacker in attackers:
-            attacker.__exit__()
+            attacker.reset()  # or the front would work on what it has not read yet
 
 
 def test_a_flood_of_wrong_passwords_keeps_nobody_waiting(server):
@@ -337,6 +343,22 @@ def test_a_flood_of_wrong_passwords_keeps_nobody_waiting(server):
                 assert attacker.rest().count(b"-ERR [AUTH]") == MAX_REFUSALS
 
     twice(server, attack)
+
+
+def test_odd_names_are_refused_and_logged_escaped(server):
+    """Whatever a login name holds: refused as any other is, and no raw control character in the log."""
+    names = [b"\x1b[2Jroot", b"a\r\nb", b"\xff\xfe", "\u2028\u202ename".encode(), b"\t", b'"}', b"x" * 3000, b""]
+    logged = len(server.events("login_refused"))
+    for name in names:
+        with Attacker(server) as attacker:
+            attacker.send(b"AUTH PLAIN " + b64encode(b"\0" + name + b"\0password") + b"\r\n")
+            assert attacker.file.readline().startswith(b"-ERR [AUTH]")
+            attacker.send(b"QUIT\r\n")
+            assert attacker.replies(1) == [b"+OK"]
+    server.wait_for_event("login_refused", logged + len(names))
+    users = [event["user"] for event in server.events("login_refused")[logged:]]
+    assert users[:5] == ["\\x1b[2Jroot", "a\\r\\nb", "\\xff\\xfe", "\\u2028\\u202ename", "\\t"]
+    assert all(user.isprintable() and len(user) <= 512 for user in users)
 
 
 def test_many_connections_of_one_peer(server):
