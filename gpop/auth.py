@@ -45,6 +45,8 @@ MAX_LOGIN_OCTETS = 2048  # a LOGIN frame with all its fields as long as they may
 SPARE_DESCRIPTORS = 64
 MAX_PENDING = 4096
 
+GONE, UNVERIFIED, VERIFIED = range(3)  # what the kernel says of a client's address
+
 
 class Login:
     """
@@ -248,7 +250,7 @@ class Auth:
             if frame.kind != messages.LOGIN:
                 raise messages.BadFrame(f"{frame!r} is not for auth")
             fields = frame.fields
-            connected = _has_peer(fds[0], fields["peer"])
+            peer = _peer_of(fds[0], fields["peer"])
             login = Login(fields["login_id"], fields["dialogue"], *fds)
         except messages.BadFrame as error:
             channel.close_all(fds)
@@ -256,10 +258,11 @@ class Auth:
             return
         received_s = fields["received_ms"] / 1000
         attempt = Attempt(fields["name"], fields["password"], fields["peer"], received_s, front, login)
-        if connected:
-            self.decider.submit(attempt, time.monotonic())
-        else:
+        attempt.peer_is_verified = peer == VERIFIED
+        if peer == GONE:
             self.answer(attempt, Refused(SYS_TEMP, "client_gone"))
+        else:
+            self.decider.submit(attempt, time.monotonic())
 
     def _end_front(self, front: socket.socket, problem: str = "") -> None:
         """End the conversation with a front: it is gone, or it is not to be believed."""
@@ -341,12 +344,12 @@ def _auth_us(attempt: Attempt) -> int:
     return int(((attempt.decided_s or time.monotonic()) - attempt.arrived_s) * 1e6)
 
 
-def _has_peer(client: int, peer: str) -> bool:
+def _peer_of(client: int, peer: str) -> int:
     """
-    Check that a login comes from whom the front says; returns False if the client has gone.
+    Check that a login comes from whom the front says.
 
     Penalties hang on the address: a front that was taken over must not guess in others' names.
-    Behind a unix socket (TLS) only the front knows.
+    Behind a unix socket only the front knows; see `Attempt.peer_is_verified`.
 
     Raises:
         BadFrame: the stream comes from another address.
@@ -355,13 +358,14 @@ def _has_peer(client: int, peer: str) -> bool:
     try:
         address = stream.getpeername()
     except OSError:
-        return False
+        return GONE
     finally:
         stream.detach()
-    # A unix socket's address is a path, or nothing.
-    if isinstance(address, tuple) and address[0] != peer and packed(address[0]) != packed(peer):
+    if not isinstance(address, tuple):
+        return UNVERIFIED
+    if address[0] != peer and packed(address[0]) != packed(peer):
         raise messages.BadFrame("login.peer is not the peer of the stream")
-    return True
+    return VERIFIED
 
 
 def _socket_of(fd: int, kind: int) -> _socket.socket:

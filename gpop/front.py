@@ -11,6 +11,7 @@ Only this module imports gevent, and only it uses structlog.
 
 from __future__ import annotations
 
+import _socket
 import json
 import os
 import pwd
@@ -37,6 +38,7 @@ from gpop.privsep.messages import Frame
 RECEIVE_OCTETS = 4096
 # A frame from auth or a session; only PIPELINED is larger, and a front never receives that.
 MAX_ANSWER_OCTETS = 8192
+READABLE = 1  # what libev calls EV_READ
 # A peer that is refused this often, or sends so much nonsense, has to connect again.
 MAX_REFUSALS = 5
 MAX_BAD_COMMANDS = 25
@@ -49,6 +51,7 @@ REFUSALS = {
 }
 # A login that no account can be meant by (an empty password, say) is refused without asking auth.
 REFUSED_HERE = {"code": "AUTH", "user": "", "source": "front"}
+NO_COUNTS = [0] * len(messages.COUNTS)
 CROWDED = wire.err("Too many connections, please try again later", "SYS/TEMP")
 
 
@@ -147,8 +150,8 @@ class Connection:
         started = time.monotonic()
         login_id = self.front.new_login_id()
         unread = self.reader.take_rest()
-        ours, theirs = channel.pair()
-        session_channel = gevent.socket.socket(ours.family, ours.type, 0, ours.detach())
+        session_channel, theirs = channel.pair()
+        session_channel.setblocking(False)
         outcome = Outcome()
         try:
             try:
@@ -175,7 +178,7 @@ class Connection:
         login: decisions.Login,
         started: float,
         unread: bytes,
-        session_channel: gevent.socket.socket,
+        session_channel: _socket.socket,
         theirs: int,
     ) -> None:
         """Send a login to auth. The unread octets lie in the channel before anybody else holds it."""
@@ -196,19 +199,23 @@ class Connection:
         )
         channel.send(self.front.login_socket(), frame, [self.client.fileno(), theirs])
 
-    def _follow(self, login_id: int, session_channel: gevent.socket.socket, outcome: Outcome) -> None:
+    def _follow(self, login_id: int, session_channel: _socket.socket, outcome: Outcome) -> None:
         """Take what comes on the session channel until it closes."""
-        while True:
-            try:
+        # One watcher for the whole session; a cooperative socket would make and close two.
+        hub = gevent.get_hub()
+        watcher = hub.loop.io(session_channel.fileno(), READABLE)
+        try:
+            while True:
+                hub.wait(watcher)
                 frame, _ = channel.receive(session_channel, MAX_ANSWER_OCTETS)
-            except channel.ChannelClosed:
-                return
-            except messages.BadFrame as error:
-                self.log("frame_rejected", "error", login_id=login_id, sender="session", problem=str(error))
-                return
-            if not self._take(frame, login_id, outcome):
-                self.log("frame_rejected", "error", login_id=login_id, sender="session", problem=repr(frame))
-                return
+                if not self._take(frame, login_id, outcome):
+                    raise messages.BadFrame(f"{frame!r} may not come now")
+        except channel.ChannelClosed:
+            return
+        except messages.BadFrame as error:
+            self.log("frame_rejected", "error", login_id=login_id, sender="session", problem=str(error))
+        finally:
+            watcher.close()
 
     def _take(self, frame: Frame, login_id: int, outcome: Outcome) -> bool:
         """Enter a frame into the outcome; returns False for one that may not come now."""
@@ -265,6 +272,7 @@ class Connection:
     def _log_session(self, login_id: int, login: decisions.Login, started: float, outcome: Outcome) -> None:
         """Write the canonical line of a session."""
         accepted, totals = outcome.accepted or {}, outcome.totals or {"close_reason": "fault"}
+        counts = dict(zip(messages.COUNTS, totals.get("counts", NO_COUNTS), strict=False))
         fault = totals.get("fault") or (None if outcome.totals else "the session ended without its totals")
         self.log(
             "session_closed",
@@ -278,27 +286,12 @@ class Connection:
             auth_ms=_milliseconds(accepted.get("auth_us", 0)),
             cache=totals.get("cache") or None,
             cache_reason=totals.get("cache_reason") or None,
-            cache_ms=_milliseconds(totals.get("cache_us", 0)),
-            **{name: totals.get(name, 0) for name in SESSION_COUNTS},
+            cache_ms=_milliseconds(counts.pop("cache_us")),
+            **counts,
             duration_ms=_milliseconds((time.monotonic() - started) * 1e6),
             close_reason=totals["close_reason"],
             **({"fault": fault} if fault else {}),
         )
-
-
-# The counters of TOTALS that go into session_closed as they are.
-SESSION_COUNTS = (
-    "messages",
-    "octets",
-    "retr",
-    "retr_octets",
-    "top",
-    "top_octets",
-    "marked",
-    "removed",
-    "not_removed",
-    "octets_sent",
-)
 
 
 class Front:

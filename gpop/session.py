@@ -12,22 +12,18 @@ is an exception, and only the QUIT reaches `_update`.
 
 from __future__ import annotations
 
-import _socket
 import errno
-import fcntl
 import mmap
 import os
-import select
 import signal
-import struct
-import termios
-import time
 
 from gpop import signals
 from gpop.maildrop import maildir, opening
 from gpop.pop3 import decisions, encoding, wire
 from gpop.pop3.transaction import Transaction
 from gpop.privsep import channel, credentials, messages
+from gpop.report import Report
+from gpop.stream import SessionEnd, Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,231 +32,19 @@ if TYPE_CHECKING:
 
     from gpop.config import SessionSettings
 
-RECEIVE_OCTETS = 4096
-# What is sent at a time: large enough that C does the work, small enough to be nothing in memory.
+# What is read of a message at a time: large enough that C does the work, small enough to be nothing.
 CHUNK_OCTETS = 65536
-# Replies to pipelined commands are sent together, up to this size.
-BATCH_OCTETS = 32768
-# A client that sent QUIT has this long to read the reply and close (see `_say_goodbye`).
-GOODBYE_TIMEOUT_MS = 2000
-MAX_GOODBYE_READS = 16
-
 # Exit status of a session whose front was gone when it ended.
 EXIT_UNREPORTED = 3
 # Exit status where a login's descriptors, or its frame, are not what they have to be.
 EXIT_BAD_LOGIN = 4
 
-TOTALS_AT_START: dict[str, Any] = {
-    field: 0 if kind == messages.INT else "" for field, kind, _ in messages.FRAMES[messages.TOTALS].fields
-}
-
-SERVING = messages.encode(messages.SERVING)
 UNAVAILABLE = wire.err("The maildrop can't be opened, please try again later", "SYS/TEMP")
 IN_USE = wire.err("The maildrop is in use by another session", "IN-USE")
 NOT_REMOVED = wire.err("Some deleted messages not removed")
 VANISHED = wire.err("That message is gone")
 UNREADABLE = wire.err("That message can't be read", "SYS/PERM")
 CHANGED = wire.err("That message has changed on disk, please try again later", "SYS/TEMP")
-
-
-class SessionEnd(Exception):
-    """The session ends without UPDATE; `reason` is its close_reason in the log."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-
-
-class Stream:
-    """
-    The client's stream, from here on this process's alone: blocking, with a time-out.
-
-    The time-out counts a silent client, not a busy one: while octets that were sent are
-    still being taken, the client is at work (RFC 1939 §3 is about inactivity).
-    """
-
-    __slots__ = ("active", "batch", "batched", "fd", "octets_sent", "timeout_s")
-
-    def __init__(self, fd: int, timeout_s: float) -> None:
-        self.fd = fd
-        self.timeout_s = timeout_s
-        self.batch: list[bytes] = []
-        self.batched = 0
-        self.octets_sent = 0
-        self.active = time.monotonic()
-
-    def adopt(self) -> None:
-        """Make the socket blocking, with the time-out on both directions."""
-        sock = _stream_socket(self.fd)
-        sock.setblocking(True)
-        seconds = int(self.timeout_s)
-        timeout = struct.pack("@ll", seconds, int((self.timeout_s - seconds) * 1_000_000))
-        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, timeout)
-        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, timeout)
-        sock.detach()
-
-    def receive(self) -> bytes:
-        """
-        Send what is batched, then return the next octets from the client.
-
-        Raises:
-            SessionEnd: the client left, or was silent for the time-out.
-        """
-        self.flush()
-        while True:
-            unsent = self._unsent() if self.octets_sent > CHUNK_OCTETS else 0
-            try:
-                octets = os.read(self.fd, RECEIVE_OCTETS)
-            except BlockingIOError:
-                if unsent and self._unsent() < unsent:
-                    continue
-                raise SessionEnd("autologout") from None
-            except OSError:
-                raise SessionEnd("disconnect") from None
-            if not octets:
-                raise SessionEnd("disconnect")
-            self.active = time.monotonic()
-            return octets
-
-    def seconds_silent(self) -> float:
-        """Seconds since the client sent or took anything; 0 while it still has octets to take."""
-        return 0.0 if self._unsent() else time.monotonic() - self.active
-
-    def _unsent(self) -> int:
-        """Octets that the kernel has accepted and the client has not taken yet."""
-        answer: int = struct.unpack("i", fcntl.ioctl(self.fd, termios.TIOCOUTQ, b"\0\0\0\0"))[0]
-        return answer
-
-    def send(self, octets: bytes) -> None:
-        """Add octets to the batch, which is sent when it is large or the client is waited for."""
-        self.batch.append(octets)
-        self.batched += len(octets)
-        if self.batched >= BATCH_OCTETS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Send the batch in one write."""
-        if self.batched:
-            octets = self.batch[0] if len(self.batch) == 1 else b"".join(self.batch)
-            self.batch = []
-            self.batched = 0
-            self._write(octets)
-
-    def _write(self, octets: bytes) -> None:
-        total = len(octets)
-        sent = self._waiting(os.write, octets)
-        while sent < total:
-            sent += self._waiting(os.write, memoryview(octets)[sent:])
-
-    def send_file(self, fd: int, offset: int, length: int) -> None:
-        """
-        Send a piece of a file as it is.
-
-        Raises:
-            OSError: (EIO) the file ends before the piece does.
-        """
-        self.flush()
-        while length:
-            sent = self._waiting(os.sendfile, fd, offset, min(length, 1 << 24))
-            if sent == 0:
-                raise OSError(errno.EIO, "a file became shorter while it was sent")
-            offset += sent
-            length -= sent
-
-    def _waiting(self, call: Any, *arguments: Any) -> int:
-        """Do a system call that sends; a client that takes nothing for the time-out is gone."""
-        try:
-            sent: int = call(self.fd, *arguments)
-        except BlockingIOError:
-            raise SessionEnd("autologout") from None
-        except OSError as error:
-            if error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ETIMEDOUT):
-                raise SessionEnd("disconnect") from None
-            raise
-        self.octets_sent += sent
-        self.active = time.monotonic()
-        return sent
-
-    def say_goodbye(self) -> None:
-        """
-        Half-close and wait briefly for the client's end.
-
-        Octets that were never read make the kernel answer with a reset when the socket is
-        closed, and a reset may destroy the reply before the client has read it.
-        """
-        try:
-            sock = _stream_socket(self.fd)
-            sock.shutdown(_socket.SHUT_WR)
-            sock.detach()
-            poller = select.poll()
-            poller.register(self.fd, select.POLLIN)
-            for _ in range(MAX_GOODBYE_READS):
-                if not poller.poll(GOODBYE_TIMEOUT_MS) or not os.read(self.fd, CHUNK_OCTETS):
-                    return
-        except OSError:
-            return
-
-
-def _stream_socket(fd: int) -> _socket.socket:
-    """Return a socket object for the stream; its family only matters for addresses, which nobody asks for."""
-    return _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM, 0, fd)
-
-
-class Report:
-    """What the front is told of this session: notes for the log on the way, the totals at the end."""
-
-    __slots__ = ("channel_fd", "dialogue", "totals")
-
-    def __init__(self, channel_fd: int, dialogue: bool) -> None:
-        self.channel_fd = channel_fd
-        self.dialogue = dialogue
-        self.totals: dict[str, Any] = TOTALS_AT_START.copy()
-
-    def note(self, event: str, detail: str) -> None:
-        """Have the front write an event; one that it can't take at once is lost."""
-        octets = messages.encode(messages.NOTED, event=event, detail=detail[:500])
-        sock = _channel(self.channel_fd)
-        try:
-            sock.send(octets, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
-        except OSError:
-            return
-        finally:
-            sock.detach()
-
-    def note_dialogue(self, event: str, line: bytes | wire.LineError) -> None:
-        """Have one line of the dialogue logged, where that was asked for."""
-        if self.dialogue:
-            octets = line if isinstance(line, bytes) else line.name.encode()
-            self.note(event, octets.decode("ascii", "backslashreplace"))
-
-    def note_warnings(self, opened: opening.Opened) -> None:
-        """Pass on what the maildrop had to say."""
-        for event, fields in opened.warnings:
-            self.note(event, " ".join(f"{name}={value}" for name, value in fields.items()))
-        opened.warnings.clear()
-
-    def opened(self, opened: opening.Opened) -> None:
-        """Enter what was opened into the totals."""
-        count, octets = opened.maildrop.stat()
-        totals = self.totals
-        totals["cache"] = opened.outcome
-        totals["cache_reason"] = opened.reason
-        totals["cache_us"] = int(opened.cache_ms * 1000)
-        totals["messages"] = count
-        totals["octets"] = octets
-        self.note_warnings(opened)
-
-    def send(self, octets_sent: int) -> bool:
-        """Send the totals; returns whether there still was a front to take them."""
-        self.totals["octets_sent"] = octets_sent
-        try:
-            self.tell(messages.encode(messages.TOTALS, **self.totals))
-        except OSError:
-            return False
-        return True
-
-    def tell(self, octets: bytes) -> None:
-        """Send a frame: on a SOCK_SEQPACKET socket one write is one message."""
-        os.write(self.channel_fd, octets)
 
 
 class Session:
@@ -338,8 +122,8 @@ class Session:
         before = self.stream.octets_sent + self.stream.batched
         self._reply(b"+OK %d octets\r\n" % message.listed_octets)
         octets, form = self._send_encoded(message)
-        self.report.totals["retr"] += 1
-        self.report.totals["retr_octets"] += self.stream.octets_sent + self.stream.batched - before
+        self.report.retr += 1
+        self.report.retr_octets += self.stream.octets_sent + self.stream.batched - before
         if octets != message.listed_octets or form != message.form:
             self.opened.learned(index, octets, form)
             self.report.note_warnings(self.opened)
@@ -378,21 +162,21 @@ class Session:
             if encoder.done:
                 break
         self.stream.send(encoder.finish())
-        self.report.totals["top"] += 1
-        self.report.totals["top_octets"] += self.stream.octets_sent + self.stream.batched - before
+        self.report.top += 1
+        self.report.top_octets += self.stream.octets_sent + self.stream.batched - before
 
     # Ending
 
     def _update(self) -> None:
         """The UPDATE state: QUIT has been received, so it is carried out, then answered, once."""
         signals.block_ending()
-        totals = self.report.totals
-        totals["marked"] = len(self.opened.maildrop.marked())
+        report = self.report
+        report.marked = len(self.opened.maildrop.marked())
         result = self.opened.update()
-        totals["close_reason"] = "quit"
-        totals["removed"] = result.removed
-        totals["not_removed"] = result.failed
-        self.report.note_warnings(self.opened)
+        report.close_reason = "quit"
+        report.removed = result.removed
+        report.not_removed = result.failed
+        report.note_warnings(self.opened)
         # The lock goes before the reply: who reads the reply may log in again at once.
         self.opened.close()
         try:
@@ -474,20 +258,6 @@ def _enter(login: dict[str, Any], settings: SessionSettings) -> int:
     )
 
 
-def _channel(fd: int) -> _socket.socket:
-    """Return a socket object for the channel; with all three given, Python asks the kernel nothing."""
-    return _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fd)
-
-
-def _unread(channel_fd: int) -> bytes:
-    """Return what the front had read beyond the login; it lies in the channel from the start."""
-    frame = messages.decode(os.read(channel_fd, messages.MAX_FRAME_OCTETS))
-    if frame.kind != messages.PIPELINED:
-        raise messages.BadFrame(f"{frame!r} where pipelined octets were expected")
-    octets: bytes = frame.fields["octets"]
-    return octets
-
-
 def _open(
     enter: Callable[[], int], settings: SessionSettings, options: opening.Options
 ) -> opening.Opened:
@@ -518,12 +288,11 @@ def serve(
         opened = _open(enter, settings, options)
     except maildir.MaildropInUse:
         refusal = IN_USE
-        report.totals["close_reason"] = "in_use"
+        report.close_reason = "in_use"
     except (maildir.MaildropUnavailable, credentials.CredentialsRefused, OSError) as error:
-        report.totals["close_reason"] = "unavailable"
-        report.totals["fault"] = _described(error)
-    unread = _unread(report.channel_fd)
-    report.tell(SERVING)
+        report.close_reason = "unavailable"
+        report.fault = _described(error)
+    unread = report.serving()
     stream.adopt()
     if opened is None:
         stream.send(refusal)
@@ -577,10 +346,10 @@ def run(
         try:
             serve(stream, report, lambda: _enter(login, settings), settings, options)
         except SessionEnd as end:
-            report.totals["close_reason"] = end.reason
+            report.close_reason = end.reason
         except Exception as error:
-            report.totals.update(close_reason="fault", fault=_described(error))
-        status = 0 if report.send(stream.octets_sent) else EXIT_UNREPORTED
+            report.close_reason, report.fault = "fault", _described(error)
+        status = 0 if report.send_totals(stream.octets_sent) else EXIT_UNREPORTED
         stream.say_goodbye()
     except messages.BadFrame:
         status = EXIT_BAD_LOGIN

@@ -47,8 +47,17 @@ MAX_FRAME_AGE_S = 60.0
 HELD, WAITING, CHECKED, REFUSING, DONE = range(5)
 
 
+# All logins whose address only a front vouches for are one source, and trusted by nobody: a front
+# that was taken over could name another address for each guess.
+UNVERIFIED_SOURCE = b"unverified"
+
+
 class Attempt:
-    """One login on its way. `owner` is the conversation it came by; of `carried` only auth.py knows."""
+    """
+    One login on its way. `owner` is the conversation it came by; of `carried` only auth.py knows.
+
+    `peer_is_verified`: the kernel says so too, not only the front.
+    """
 
     __slots__ = (
         "arrived_s",
@@ -60,6 +69,7 @@ class Attempt:
         "owner",
         "password",
         "peer",
+        "peer_is_verified",
         "received_s",
         "source",
         "stage",
@@ -78,7 +88,8 @@ class Attempt:
         self.received_s = received_s
         self.owner = owner
         self.carried = carried
-        self.source = source_of(peer)
+        self.peer_is_verified = False
+        self.source = UNVERIFIED_SOURCE
         self.trusted = False
         self.arrived_s = self.decided_s = self.wait_until_s = 0.0
         self.stage = DONE
@@ -148,7 +159,9 @@ class Decider:
         """Take in an attempt that has just come; answers at once where it can."""
         attempt.arrived_s = now
         attempt.received_s = min(now, max(attempt.received_s, now - MAX_FRAME_AGE_S))
-        attempt.trusted = self.penalties.is_trusted(attempt.peer)
+        if attempt.peer_is_verified:
+            attempt.source = source_of(attempt.peer)
+            attempt.trusted = self.penalties.is_trusted(attempt.peer)
         delay = self._delay_s(attempt, now)
         if len(self.pending) >= self.max_pending:
             self._settle(attempt, Refused(SYS_TEMP, "too_many_logins"), now)
@@ -274,7 +287,7 @@ class Decider:
             return
         delay = self.penalties.failed(attempt.source, attempt.name, attempt.password, now)
         if delay:
-            self.log.write("penalty_raised", peer=attempt.peer, delay_s=delay)
+            self.log.write("penalty_raised", "warning", peer=attempt.peer, delay_s=delay)
 
     def _note_acceptance(self, attempt: Attempt, verdict: Accepted, now: float) -> Accepted:
         """Keep an acceptance in the cache, if nothing it may rest on has changed since the check began."""

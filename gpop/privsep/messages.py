@@ -51,9 +51,20 @@ class FrameKind:
         self.names = frozenset(field[0] for field in fields)
 
 
-def _integers(names: str) -> tuple[tuple[str, int, int], ...]:
-    return tuple((name, INT, 0) for name in names.split())
-
+# What a session counts, for `session_closed`.
+COUNTS = (
+    "cache_us",
+    "messages",
+    "octets",
+    "retr",
+    "retr_octets",
+    "top",
+    "top_octets",
+    "marked",
+    "removed",
+    "not_removed",
+    "octets_sent",
+)
 
 FRAMES = {
     # front -> auth. Descriptors: the client's stream, auth's end of the session channel.
@@ -116,9 +127,7 @@ FRAMES = {
         ("cache", TEXT, 16),
         ("cache_reason", TEXT, 64),
         ("fault", TEXT, 1024),
-        *_integers(
-            "cache_us messages octets retr retr_octets top top_octets marked removed not_removed octets_sent"
-        ),
+        ("counts", INTS, len(COUNTS)),  # in the order of COUNTS
     ),
     # session -> front: something for the log that is not a total (see events.SESSION_NOTES).
     NOTED: FrameKind("noted", 0, ("event", TEXT, 64), ("detail", TEXT, 2048)),
@@ -184,7 +193,7 @@ def encode(kind: int, **fields: Any) -> bytes:
             continue
         if kind_of_field == INTS:
             _check_length(row, name, len(value), cap)
-            parts.append(LENGTH.pack(len(value)) + struct.pack(f"!{len(value)}I", *value))
+            parts.append(LENGTH.pack(len(value)) + struct.pack(f"!{len(value)}Q", *value))
             continue
         octets = value.encode("utf-8", "backslashreplace") if kind_of_field == TEXT else value
         _check_length(row, name, len(octets), cap)
@@ -219,11 +228,11 @@ def decode(octets: bytes) -> Frame:
             count = LENGTH.unpack_from(octets, at)[0]
             at += LENGTH.size
             _check_length(row, name, count, cap)
-            end = at + (4 * count if kind_of_field == INTS else count)
+            end = at + (8 * count if kind_of_field == INTS else count)
             if end > len(octets):
                 raise BadFrame(f"{row.name}.{name} ends after the frame")
             if kind_of_field == INTS:
-                fields[name] = list(struct.unpack_from(f"!{count}I", octets, at))
+                fields[name] = list(struct.unpack_from(f"!{count}Q", octets, at))
             else:
                 fields[name] = octets[at:end] if kind_of_field == OCTETS else octets[at:end].decode("utf-8")
             at = end

@@ -27,7 +27,7 @@ DEFAULTS: dict[str, Any] = {
     "max_checks": 4,
     "check_timeout_s": 30.0,
     "refusal_time_s": 0.2,
-    "trusted_networks": ["127.0.0.0/8", "::1/128"],
+    "trusted_networks": ["127.0.0.0/24"],  # so that other addresses of 127.0.0.0/8 are strangers
     "penalty_forget_s": 900.0,
     "cache_enabled": False,
     "cache_lifetime_s": 600.0,
@@ -69,6 +69,13 @@ class PendingLogin:
         self.client.close()
 
 
+def tcp_pair(peer: str) -> tuple[socket.socket, socket.socket]:
+    """A client's stream from `peer`, an address of 127.0.0.0/8, and the server's end of it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname(), source_address=(peer, 0))
+        return client, listener.accept()[0]
+
+
 class FakeFront:
     """A front's end of a login socket."""
 
@@ -80,12 +87,12 @@ class FakeFront:
         self,
         name: bytes,
         password: bytes,
-        peer: str = "192.0.2.1",
+        peer: str = "127.9.2.1",
         received_s: float | None = None,
         stream: socket.socket | None = None,
     ) -> PendingLogin:
         ours, theirs = channel.pair()
-        client, server = socket.socketpair()
+        client, server = tcp_pair(peer) if stream is None else socket.socketpair()
         received_s = time.monotonic() if received_s is None else received_s
         frame = messages.encode(
             messages.LOGIN,
@@ -95,7 +102,7 @@ class FakeFront:
             mechanism="USER",
             peer=peer,
             peer_port=4711,
-            local="192.0.2.99",
+            local="127.0.0.1",
             local_port=110,
             received_ms=int(received_s * 1000),
             dialogue=0,

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 
 from gpop.auth import MAX_OUTBOX
 from gpop.privsep import channel, messages
-from tests.accounts.auth_process import AuthProcess, FakeFront, PendingLogin, let_clock_step, running, until
+from tests.accounts.auth_process import (
+    AuthProcess,
+    FakeFront,
+    PendingLogin,
+    let_clock_step,
+    running,
+    tcp_pair,
+    until,
+)
 
 UID = os.geteuid() or 2000
 GID = os.getegid() or 2000
@@ -86,7 +94,7 @@ def test_an_accepted_login_reaches_front_and_broker(auth: AuthProcess, front: Fa
         "groups": [GID],
         "home": b"/home/joe",
         "maildir": b"/home/joe/Maildir",
-        "peer": "192.0.2.1",
+        "peer": "127.9.2.1",
         "dialogue": 0,
     }
     os.write(fds[0], b"+OK\r\n")
@@ -161,7 +169,7 @@ def test_a_changed_passwd_file_is_used_at_once_and_a_lost_one_is_an_outage(
 def test_no_password_is_logged(auth: AuthProcess, front: FakeFront) -> None:
     """Neither a right one nor a wrong one, at whichever level."""
     refusal(front.login(b"joe", b"hunter2"))
-    accepted_by(auth, front.login(b"joe", b"secret", "192.0.2.2"))
+    accepted_by(auth, front.login(b"joe", b"secret", "127.9.2.2"))
     text = auth.log_path.read_text()
     assert "penalty_raised" in text
     assert "hunter2" not in text and "secret" not in text
@@ -172,9 +180,9 @@ def test_no_password_is_logged(auth: AuthProcess, front: FakeFront) -> None:
 
 def test_after_a_failure_a_source_waits_and_others_do_not(auth: AuthProcess, front: FakeFront) -> None:
     """Two seconds before the next attempt is even looked at, the right password included."""
-    refusal(front.login(b"joe", b"wrong", "192.0.2.1"))
-    held = front.login(b"joe", b"secret", "192.0.2.1")
-    assert accepted_by(auth, front.login(b"joe", b"secret", "192.0.2.2")) == "passwd-file"
+    refusal(front.login(b"joe", b"wrong", "127.9.2.1"))
+    held = front.login(b"joe", b"secret", "127.9.2.1")
+    assert accepted_by(auth, front.login(b"joe", b"secret", "127.9.2.2")) == "passwd-file"
     assert not held.is_answered()
     assert accepted_by(auth, held) == "passwd-file"
     assert 2.0 <= time.monotonic() - held.sent_s < 4.0
@@ -193,15 +201,15 @@ def test_a_trusted_source_never_waits(auth: AuthProcess, front: FakeFront) -> No
 
 def test_the_penalised_are_held_in_bounded_number(auth: AuthProcess, front: FakeFront) -> None:
     """More than eight at once from one source are told to come back later."""
-    refusal(front.login(b"joe", b"wrong", "192.0.2.1"))
-    logins = [front.login(b"joe", b"guess%d" % number, "192.0.2.1") for number in range(10)]
+    refusal(front.login(b"joe", b"wrong", "127.9.2.1"))
+    logins = [front.login(b"joe", b"guess%d" % number, "127.9.2.1") for number in range(10)]
     assert [refusal(login) for login in logins[8:]] == [("SYS/TEMP", "too_many_attempts")] * 2
     assert not any(login.is_answered() for login in logins[:8])
 
 
 def test_a_burst_of_guesses_is_stopped_by_its_own_failures(auth: AuthProcess, front: FakeFront) -> None:
     """Sent at once before any failed: at most three run (one place stays free), the others wait."""
-    logins = [front.login(b"joe", b"guess%d" % number, "192.0.2.1") for number in range(9)]
+    logins = [front.login(b"joe", b"guess%d" % number, "127.9.2.1") for number in range(9)]
     end = logins[0].sent_s + 1.5
     until(lambda: time.monotonic() > end, "1.5 s")
     answered = [refusal(login) for login in logins if login.is_answered()]
@@ -215,7 +223,7 @@ def test_a_burst_of_guesses_is_stopped_by_its_own_failures(auth: AuthProcess, fr
 def broken_front(auth: AuthProcess) -> FakeFront:
     """A front with a login that is held, so that there is something to lose."""
     front = auth.front()
-    peer = f"192.0.2.{50 + len(auth.fronts)}"
+    peer = f"127.9.2.{50 + len(auth.fronts)}"
     refusal(front.login(b"joe", b"wrong", peer))
     front.login(b"joe", b"secret", peer)
     return front
@@ -228,7 +236,7 @@ def assert_ended(auth: AuthProcess, front: FakeFront, problem: str) -> None:
     assert front.logins[-1].closed()
     assert problem in auth.events("frame_rejected")[-1]["problem"]
     other = auth.front()
-    assert accepted_by(auth, other.login(b"joe", b"secret", "192.0.2.99")) == "passwd-file"
+    assert accepted_by(auth, other.login(b"joe", b"secret", "127.9.2.99")) == "passwd-file"
 
 
 def test_a_frame_that_is_none_ends_the_front(auth: AuthProcess) -> None:
@@ -257,7 +265,7 @@ def test_the_wrong_number_of_descriptors_ends_the_front(auth: AuthProcess, count
     """And what was sent is closed."""
     front = broken_front(auth)
     before = auth.descriptors()
-    frame = login_frame("192.0.2.1")
+    frame = login_frame("127.9.2.1")
     ours, theirs = socket.socketpair()
     channel.send(front.socket, frame, [theirs.fileno()] * count)
     theirs.close()
@@ -274,28 +282,31 @@ def test_a_descriptor_that_is_no_socket_ends_the_front(auth: AuthProcess) -> Non
         front = broken_front(auth)
         ours, theirs = channel.pair()
         null = os.open("/dev/null", os.O_RDONLY)
-        channel.send(front.socket, login_frame("192.0.2.1"), [null, theirs.fileno()][::order])
+        channel.send(front.socket, login_frame("127.9.2.1"), [null, theirs.fileno()][::order])
         theirs.close()
         os.close(null)
         assert_ended(auth, front, "no socket")
         ours.close()
 
 
-def tcp_pair() -> tuple[socket.socket, socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = socket.create_connection(listener.getsockname())
-        return client, listener.accept()[0]
-
-
 def test_a_front_that_lies_about_the_peer_is_ended(auth: AuthProcess) -> None:
     """Penalties hang on the address; where the kernel knows it, it is asked."""
     front = broken_front(auth)
-    client, server = tcp_pair()
+    client, server = tcp_pair(TRUSTED)
     with client, server:
-        login = front.login(b"joe", b"secret", TRUSTED, stream=server)
-        assert accepted_by(auth, login) == "passwd-file"
-        front.login(b"joe", b"secret", "192.0.2.77", stream=server)
+        front.login(b"joe", b"secret", "127.9.2.77", stream=server)
         assert_ended(auth, front, "not the peer")
+
+
+def test_a_front_can_not_guess_in_many_names(auth: AuthProcess, front: FakeFront) -> None:
+    """Streams of which only it says where they come from are one source, and trusted by nobody."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert accepted_by(auth, front.login(b"joe", b"secret", TRUSTED, stream=theirs)) == "passwd-file"
+        refusal(front.login(b"joe", b"wrong", TRUSTED, stream=theirs))
+        held = front.login(b"joe", b"secret", "127.9.2.9", stream=theirs)
+        assert accepted_by(auth, front.login(b"joe", b"secret", "127.9.2.9")) == "passwd-file"
+        assert not held.is_answered()
 
 
 def test_an_unconnected_stream_is_not_decided_about(auth: AuthProcess, front: FakeFront) -> None:
@@ -313,7 +324,7 @@ def login_frame(peer: str) -> bytes:
         mechanism="USER",
         peer=peer,
         peer_port=1,
-        local="192.0.2.9",
+        local="127.9.2.9",
         local_port=110,
         received_ms=0,
         dialogue=0,
@@ -345,10 +356,10 @@ def test_a_front_that_does_not_read_blocks_nobody(auth: AuthProcess, front: Fake
             theirs.send(b"x" * 1000)
     theirs.setblocking(True)
     client, server = socket.socketpair()
-    channel.send(front.socket, login_frame("192.0.2.1"), [server.fileno(), theirs.fileno()])
+    channel.send(front.socket, login_frame("127.9.2.1"), [server.fileno(), theirs.fileno()])
     server.close()
     theirs.close()
-    assert accepted_by(auth, front.login(b"joe", b"secret", "192.0.2.2")) == "passwd-file"
+    assert accepted_by(auth, front.login(b"joe", b"secret", "127.9.2.2")) == "passwd-file"
     client.settimeout(20)
     assert client.recv(1) == b""  # the login itself was given up
     ours.close()
@@ -358,19 +369,19 @@ def test_a_front_that_does_not_read_blocks_nobody(auth: AuthProcess, front: Fake
 def test_a_front_that_dies_takes_its_logins_with_it(auth: AuthProcess, front: FakeFront) -> None:
     """Held, waiting to be refused, being checked: every descriptor is closed, auth goes on."""
     other = auth.front()
-    accepted_by(auth, other.login(b"joe", b"secret", "192.0.2.9"))
+    accepted_by(auth, other.login(b"joe", b"secret", "127.9.2.9"))
     before = auth.descriptors()
-    refusal(front.login(b"joe", b"wrong", "192.0.2.1"))
+    refusal(front.login(b"joe", b"wrong", "127.9.2.1"))
     logins = [
-        front.login(b"joe", b"secret", "192.0.2.1"),
+        front.login(b"joe", b"secret", "127.9.2.1"),
         front.login(b"joe", b"wrong", TRUSTED),
-        front.login(b"joe", b"secret2", "192.0.2.2"),
+        front.login(b"joe", b"secret2", "127.9.2.2"),
     ]
     front.close()
     for login in logins:
         assert login.closed()
     until(lambda: auth.descriptors() <= before, "descriptors closed")
-    assert accepted_by(auth, other.login(b"joe", b"secret", "192.0.2.10")) == "passwd-file"
+    assert accepted_by(auth, other.login(b"joe", b"secret", "127.9.2.10")) == "passwd-file"
 
 
 # Broker
@@ -380,7 +391,7 @@ def test_a_broker_that_pauses_gets_every_login_in_the_end(users: Path, tmp_path:
     """What its socket does not take waits, in bounded number; over it a login is told [SYS/TEMP]."""
     with running(write(users, line("joe", "secret")), tmp_path, control_send_octets=4608) as auth:
         front = auth.front()
-        logins = [front.login(b"joe", b"secret", f"192.0.{number % 4}.2") for number in range(300)]
+        logins = [front.login(b"joe", b"secret", f"127.9.{number % 4}.2") for number in range(300)]
         answers = [login.answer() for login in logins]
         accepted = [answer for answer in answers if answer.kind == messages.ACCEPTED]
         refused = {
@@ -415,8 +426,8 @@ def test_drain_at_once_does_not_wait_for_the_fronts(auth: AuthProcess, front: Fa
 
 def test_without_a_broker_nobody_is_accepted_and_auth_ends(auth: AuthProcess, front: FakeFront) -> None:
     """A login that is being decided is told so."""
-    refusal(front.login(b"joe", b"wrong", "192.0.2.1"))
-    held = front.login(b"joe", b"secret", "192.0.2.1")
+    refusal(front.login(b"joe", b"wrong", "127.9.2.1"))
+    held = front.login(b"joe", b"secret", "127.9.2.1")
     accepted_by(auth, front.login(b"joe", b"secret", TRUSTED))  # by now the held one is taken in
     auth.control.close()
     assert refusal(held) == ("SYS/TEMP", "broker_gone")
@@ -490,9 +501,9 @@ def test_a_wrong_password_is_no_hit_and_evicts_nothing(caching: AuthProcess) -> 
 def test_a_penalised_source_waits_for_a_hit_too(caching: AuthProcess) -> None:
     """Otherwise the cache would tell a guesser at once which guess was right."""
     front = caching.front()
-    until(lambda: accepted_by(caching, front.login(b"joe", b"secret", "192.0.2.1")) == "cache", "a hit")
-    refusal(front.login(b"joe", b"wrong", "192.0.2.1"))
-    held = front.login(b"joe", b"secret", "192.0.2.1")
+    until(lambda: accepted_by(caching, front.login(b"joe", b"secret", "127.9.2.1")) == "cache", "a hit")
+    refusal(front.login(b"joe", b"wrong", "127.9.2.1"))
+    held = front.login(b"joe", b"secret", "127.9.2.1")
     assert accepted_by(caching, held) == "cache"
     assert time.monotonic() - held.sent_s >= 2.0
 

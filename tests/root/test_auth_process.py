@@ -106,10 +106,10 @@ def test_twenty_slow_checks_do_not_delay_another_source(tmp_path: Path, service:
     service.write_text(SLOW_FOR_ONE)
     with running(SOURCES, tmp_path, max_checks=8) as auth:
         front = auth.front()
-        slow = [front.login(SLOW.encode(), b"x", "192.0.2.1") for _ in range(20)]
+        slow = [front.login(SLOW.encode(), b"x", "127.9.2.1") for _ in range(20)]
         until(lambda: len(checkers(auth)) == 6, "six of eight places are taken")
         for number in range(5):
-            login = front.login(QUICK.encode(), b"x", f"192.0.2.{number + 10}")
+            login = front.login(QUICK.encode(), b"x", f"127.9.2.{number + 10}")
             assert accepted_by(auth, login) == "pam"
             assert time.monotonic() - login.sent_s < 2.0
         until(lambda: len(checkers(auth)) == 6, "the same six")
@@ -121,7 +121,7 @@ def test_a_check_that_takes_too_long_is_killed_and_who_waits_is_told(tmp_path: P
     service.write_text(SLOW_FOR_ONE)
     with running(SOURCES, tmp_path, max_checks=2, check_timeout_s=0.5) as auth:
         front = auth.front()
-        logins = [front.login(SLOW.encode(), b"x", "192.0.2.1") for _ in range(3)]
+        logins = [front.login(SLOW.encode(), b"x", "127.9.2.1") for _ in range(3)]
         until(lambda: sleeping_below(auth), "the module has started its program")
         sleeping = sleeping_below(auth)
         reasons = sorted(refusal(login) for login in logins)
@@ -129,7 +129,7 @@ def test_a_check_that_takes_too_long_is_killed_and_who_waits_is_told(tmp_path: P
         assert ("SYS/TEMP", "check_timeout") in reasons
         assert all(login.closed() for login in logins)
         until(lambda: not checkers(auth), "checkers reaped")
-        assert accepted_by(auth, front.login(QUICK.encode(), b"x", "192.0.2.1")) == "pam"
+        assert accepted_by(auth, front.login(QUICK.encode(), b"x", "127.9.2.1")) == "pam"
         assert auth.events("auth_fault")[0]["reason"] == "check_timeout"
     until(lambda: not any(map(runs, sleeping)), "the program has ended")
 
@@ -155,11 +155,11 @@ def test_a_checker_that_dies_costs_one_login(tmp_path: Path, service: Path) -> N
     service.write_text(SLOW_FOR_ONE)
     with running(SOURCES, tmp_path) as auth:
         front = auth.front()
-        login = front.login(SLOW.encode(), b"x", "192.0.2.1")
+        login = front.login(SLOW.encode(), b"x", "127.9.2.1")
         until(lambda: len(checkers(auth)) == 1, "a checker runs")
         os.kill(checkers(auth)[0], signal.SIGKILL)
         assert refusal(login) == ("SYS/TEMP", "checker_died")
-        assert accepted_by(auth, front.login(QUICK.encode(), b"x", "192.0.2.1")) == "pam"
+        assert accepted_by(auth, front.login(QUICK.encode(), b"x", "127.9.2.1")) == "pam"
 
 
 def test_a_checker_holds_its_pipe_and_nobodys_stream(tmp_path: Path, service: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_checker_holds_its_pipe_and_nobodys_stream(tmp_path: Path, service: Pa
     with running(SOURCES, tmp_path) as auth:
         front = auth.front()
         for number in range(3):
-            front.login(SLOW.encode(), b"x", f"192.0.2.{number}")
+            front.login(SLOW.encode(), b"x", f"127.9.2.{number}")
         until(lambda: len(checkers(auth)) == 3, "three checkers run")
         for pid in checkers(auth):
             until(lambda pid=pid: len(descriptors(pid)) == 1, "the checker has closed what is not its own")
@@ -189,11 +189,11 @@ def test_a_front_that_dies_while_checks_run(tmp_path: Path, service: Path) -> No
     service.write_text(SLOW_FOR_ONE)
     with running(SOURCES, tmp_path, max_checks=4) as auth:
         front, other = auth.front(), auth.front()
-        logins = [front.login(SLOW.encode(), b"x", "192.0.2.1") for _ in range(6)]
+        logins = [front.login(SLOW.encode(), b"x", "127.9.2.1") for _ in range(6)]
         until(lambda: len(checkers(auth)) == 3, "three checkers run")
         front.close()
         assert all(login.closed() for login in logins)
-        assert accepted_by(auth, other.login(QUICK.encode(), b"x", "192.0.2.2")) == "pam"
+        assert accepted_by(auth, other.login(QUICK.encode(), b"x", "127.9.2.2")) == "pam"
 
 
 def test_a_user_of_the_passwd_file_is_not_the_systems(tmp_path: Path) -> None:

@@ -1,0 +1,173 @@
+"""
+EDGE: the client's stream as a session has it: batched replies, time-outs, an orderly end.
+
+Executed by the session, as the mail user. It knows sockets and nothing of POP3.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import fcntl
+import os
+import select
+import struct
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+RECEIVE_OCTETS = 4096
+# More than the kernel takes at once from a client that reads: only then may octets be on their way.
+LARGE_OCTETS = 65536
+# Replies to pipelined commands are sent together, up to this size.
+BATCH_OCTETS = 32768
+# A client that sent QUIT has this long to read the reply and close (see `say_goodbye`).
+GOODBYE_TIMEOUT_MS = 2000
+MAX_GOODBYE_READS = 16
+# What one sendfile may take: a signal is acted upon between two.
+SENDFILE_OCTETS = 1 << 24
+TIOCOUTQ = 0x5411  # asm-generic/ioctls.h; the module termios is not worth its pages in every session
+
+
+class SessionEnd(Exception):
+    """The session ends without UPDATE; `reason` is its close_reason in the log."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+class Stream:
+    """
+    The client's stream, from here on this process's alone: blocking, with a time-out.
+
+    The time-out counts a silent client, not a busy one: while octets that were sent are
+    still being taken, the client is at work (RFC 1939 §3 is about inactivity).
+    """
+
+    __slots__ = ("active", "batch", "batched", "fd", "octets_sent", "timeout_s")
+
+    def __init__(self, fd: int, timeout_s: float) -> None:
+        self.fd = fd
+        self.timeout_s = timeout_s
+        self.batch: list[bytes] = []
+        self.batched = 0
+        self.octets_sent = 0
+        self.active = time.monotonic()
+
+    def adopt(self) -> None:
+        """Make the socket blocking, with the time-out on both directions."""
+        sock = _stream_socket(self.fd)
+        sock.setblocking(True)
+        seconds = int(self.timeout_s)
+        timeout = struct.pack("@ll", seconds, int((self.timeout_s - seconds) * 1_000_000))
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, timeout)
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, timeout)
+        sock.detach()
+
+    def receive(self) -> bytes:
+        """
+        Send what is batched, then return the next octets from the client.
+
+        Raises:
+            SessionEnd: the client left, or was silent for the time-out.
+        """
+        self.flush()
+        while True:
+            unsent = self._unsent() if self.octets_sent > LARGE_OCTETS else 0
+            try:
+                octets = os.read(self.fd, RECEIVE_OCTETS)
+            except BlockingIOError:
+                if unsent and self._unsent() < unsent:
+                    continue
+                raise SessionEnd("autologout") from None
+            except OSError:
+                raise SessionEnd("disconnect") from None
+            if not octets:
+                raise SessionEnd("disconnect")
+            self.active = time.monotonic()
+            return octets
+
+    def seconds_silent(self) -> float:
+        """Seconds since the client sent or took anything; 0 while it still has octets to take."""
+        return 0.0 if self._unsent() else time.monotonic() - self.active
+
+    def _unsent(self) -> int:
+        """Octets that the kernel has accepted and the client has not taken yet."""
+        answer: int = struct.unpack("i", fcntl.ioctl(self.fd, TIOCOUTQ, b"\0\0\0\0"))[0]
+        return answer
+
+    def send(self, octets: bytes) -> None:
+        """Add octets to the batch, which is sent when it is large or the client is waited for."""
+        self.batch.append(octets)
+        self.batched += len(octets)
+        if self.batched >= BATCH_OCTETS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send the batch in one write."""
+        if self.batched:
+            octets = self.batch[0] if len(self.batch) == 1 else b"".join(self.batch)
+            self.batch = []
+            self.batched = 0
+            self._write(octets)
+
+    def _write(self, octets: bytes) -> None:
+        total = len(octets)
+        sent = self._waiting(os.write, octets)
+        while sent < total:
+            sent += self._waiting(os.write, memoryview(octets)[sent:])
+
+    def send_file(self, fd: int, offset: int, length: int) -> None:
+        """
+        Send a piece of a file as it is.
+
+        Raises:
+            OSError: (EIO) the file ends before the piece does.
+        """
+        self.flush()
+        while length:
+            sent = self._waiting(os.sendfile, fd, offset, min(length, SENDFILE_OCTETS))
+            if sent == 0:
+                raise OSError(errno.EIO, "a file became shorter while it was sent")
+            offset += sent
+            length -= sent
+
+    def _waiting(self, call: Any, *arguments: Any) -> int:
+        """Do a system call that sends; a client that takes nothing for the time-out is gone."""
+        try:
+            sent: int = call(self.fd, *arguments)
+        except BlockingIOError:
+            raise SessionEnd("autologout") from None
+        except OSError as error:
+            if error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ETIMEDOUT):
+                raise SessionEnd("disconnect") from None
+            raise
+        self.octets_sent += sent
+        self.active = time.monotonic()
+        return sent
+
+    def say_goodbye(self) -> None:
+        """
+        Half-close and wait briefly for the client's end.
+
+        Octets that were never read make the kernel answer with a reset when the socket is
+        closed, and a reset may destroy the reply before the client has read it.
+        """
+        try:
+            sock = _stream_socket(self.fd)
+            sock.shutdown(_socket.SHUT_WR)
+            sock.detach()
+            poller = select.poll()
+            poller.register(self.fd, select.POLLIN)
+            for _ in range(MAX_GOODBYE_READS):
+                if not poller.poll(GOODBYE_TIMEOUT_MS) or not os.read(self.fd, LARGE_OCTETS):
+                    return
+        except OSError:
+            return
+
+
+def _stream_socket(fd: int) -> _socket.socket:
+    """Return a socket object for the stream; its family only matters for addresses, which nobody asks for."""
+    return _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM, 0, fd)
