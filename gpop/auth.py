@@ -164,9 +164,10 @@ class Auth:
     # The broker
 
     def _control_readable(self) -> None:
-        assert self.broker is not None
         if self._outbox:
             self._send_outbox()
+        if self.broker is None:
+            return
         try:
             frame, fds = channel.receive(self.broker)
         except BlockingIOError:

@@ -12,7 +12,6 @@ because a fork copies what it has: every module here is paid for in every sessio
 from __future__ import annotations
 
 import _socket
-import contextlib
 import functools
 import gc
 import json
@@ -547,8 +546,6 @@ def main(arguments: list[str]) -> int:
     _rehearse(broker)
     _forget_standard_files()
     _close_import_system()
-    with contextlib.suppress(OSError):
-        rehearsal.map_program()
     gc.collect()
     gc.freeze()
     gc.disable()

@@ -12,10 +12,7 @@ Executed by the broker, on files that only the broker can reach.
 from __future__ import annotations
 
 import _socket
-import gc
 import os
-import sys
-import types
 
 from gpop import session, signals
 from gpop.privsep import channel, messages
@@ -24,8 +21,6 @@ from gpop.stream import Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from gpop.config import SessionSettings
     from gpop.maildrop.opening import Options
 
@@ -65,7 +60,6 @@ def rehearse(folder: str, settings: SessionSettings, options: Options) -> None:
         for name in ("new/1.M1.rehearsal", "cur/2.M2.rehearsal:2,S"):
             with open(os.path.join(maildir, name), "wb") as file:
                 file.write(MESSAGE)
-        gather_code(lambda: _play(maildir, FULL_SESSION + POLL, settings, options))
         for number in range(POLLS):
             _play(maildir, (FULL_SESSION if number < POLLS // 3 else b"") + POLL, settings, options)
     finally:
@@ -96,46 +90,6 @@ def _play(maildir: str, script: bytes, settings: SessionSettings, options: Optio
     finally:
         for sock in (client, stream_end, ours, theirs):
             sock.close()
-
-
-def gather_code(play: Callable[[], object]) -> None:
-    """
-    Lay the code of all functions that `play` calls side by side in memory.
-
-    A call writes to a code object (its reference count). Where they were loaded they lie
-    scattered among everything else that was loaded, so nearly each of them makes a session
-    copy a page of its own; side by side, a dozen pages hold them all.
-    """
-    called: set[types.CodeType] = set()
-    sys.setprofile(lambda frame, event, _arg: called.add(frame.f_code))
-    try:
-        play()
-    finally:
-        sys.setprofile(None)
-    functions = [each for each in gc.get_objects() if isinstance(each, types.FunctionType)]
-    functions = [each for each in functions if each.__code__ in called]
-    # All copies before the first original is freed, or each would take the place of the one before.
-    copies = [function.__code__.replace() for function in functions]
-    for function, code in zip(functions, copies, strict=True):
-        function.__code__ = code
-
-
-def map_program() -> None:
-    """
-    Make a fork inherit the mapping of the program's and its libraries' pages.
-
-    The kernel leaves a mapped file that was never written to for the child to map again,
-    fault by fault, some 70 in a session. One octet in each mapping, written over with
-    itself, makes it copy the mapping with the fork, which costs next to nothing.
-    """
-    with open("/proc/self/maps") as maps, open("/proc/self/mem", "r+b", buffering=0) as memory:
-        for line in maps:
-            area, permissions, *_, path = line.split()
-            if permissions in ("r-xp", "r--p") and path.startswith("/"):
-                memory.seek(int(area.partition("-")[0], 16))
-                octet = memory.read(1)
-                memory.seek(-1, os.SEEK_CUR)
-                memory.write(octet)
 
 
 def _remove(maildir: str) -> None:

@@ -434,6 +434,18 @@ def test_without_a_broker_nobody_is_accepted_and_auth_ends(auth: AuthProcess, fr
     assert auth.process.wait(20) == 0
 
 
+def test_a_broker_that_dies_leaves_no_accepted_login_unanswered(users: Path, tmp_path: Path) -> None:
+    """What had not been handed over yet is told so, and closed."""
+    with running(write(users, line("joe", "secret")), tmp_path, control_send_octets=4608) as auth:
+        front = auth.front()
+        logins = [front.login(b"joe", b"secret", f"127.9.{number % 4}.2") for number in range(60)]
+        assert all(login.answer().kind == messages.ACCEPTED for login in logins)
+        auth.control.close()
+        assert refusal(logins[-1]) == ("SYS/TEMP", "broker_gone")
+        assert auth.process.wait(20) == 0
+        assert not auth.events("process_fault")
+
+
 def test_sigterm_drains_and_a_terminals_signals_do_nothing(auth: AuthProcess, front: FakeFront) -> None:
     """Those are for the broker."""
     for number in (signal.SIGINT, signal.SIGHUP):
