@@ -28,9 +28,9 @@ def main() -> int:
 
         return front.main(sys.argv[2:])
     if process == "read-config":
-        from gpop import config
+        from gpop.config import reading
 
-        return config.main(sys.argv[2:])
+        return reading.main(sys.argv[2:])
     from gpop import cli
 
     return cli.main()

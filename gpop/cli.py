@@ -13,15 +13,13 @@ import sys
 
 from gpop import __version__
 
-DEFAULT_CONFIG = "/etc/gpop/gpop.toml"
-
 # command: (module with add_arguments(parser) and run(args) -> int, one line of help)
 COMMANDS = {
-    "serve": ("gpop.serve_command", "serve POP3 in the foreground, log on standard output"),
-    "check-config": ("gpop.config_command", "check a config and say all that is wrong with it"),
-    "demo": ("gpop.demo", "serve a demo maildrop on loopback, without root"),
-    "passwd": ("gpop.passwd_command", "add, change and list the accounts of a passwd-file"),
-    "cache": ("gpop.cache_command", "explain, verify or rebuild the statcache of a Maildir"),
+    "serve": ("gpop.commands.serve", "serve POP3 in the foreground, log on standard output"),
+    "check-config": ("gpop.commands.check_config", "check a config and say all that is wrong with it"),
+    "demo": ("gpop.commands.demo", "serve a demo maildrop on loopback, without root"),
+    "passwd": ("gpop.commands.passwd", "add, change and list the accounts of a passwd-file"),
+    "cache": ("gpop.commands.cache", "explain, verify or rebuild the statcache of a Maildir"),
 }
 
 

@@ -39,7 +39,7 @@ EXIT_UNREPORTED = 3
 # Exit status where a login's descriptors, or its frame, are not what they have to be.
 EXIT_BAD_LOGIN = 4
 
-UNAVAILABLE = wire.err("The maildrop can't be opened, please try again later", "SYS/TEMP")
+UNAVAILABLE = wire.err("The maildrop can't be used now, please try again later", "SYS/TEMP")
 IN_USE = wire.err("The maildrop is in use by another session", "IN-USE")
 NOT_REMOVED = wire.err("Some deleted messages not removed")
 VANISHED = wire.err("That message is gone")
@@ -302,6 +302,12 @@ def serve(
     try:
         stream.send(b"+OK maildrop locked and ready\r\n")
         Session(stream, report, opened).converse(unread)
+    except maildir.MaildropUnavailable as error:
+        # A folder is gone, or the statcache was damaged: whatever came next would be a guess.
+        report.close_reason = "unavailable"
+        report.fault = _described(error)
+        stream.send(UNAVAILABLE)
+        stream.flush()
     finally:
         # However it ended: what was learned about sizes is kept, and the lock goes.
         signals.block_ending()

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from gpop import config, config_command
 from gpop.accounts.passwdfile import PasswdFile
 from gpop.cli import COMMANDS
-from gpop.settings import SETTINGS, SOURCES
+from gpop.commands import check_config as config_command
+from gpop.config import reading
+from gpop.config.settings import SETTINGS, SOURCES
 
 HERE = Path(__file__).parent.parent
 CONF = HERE / "conf"
@@ -42,7 +43,7 @@ def test_the_documented_defaults_are_the_codes(tmp_path: Path) -> None:
     as_documented.write_text(uncommented(), "utf-8")
     nothing_said = tmp_path / "gpop.toml"
     nothing_said.write_text(BOTH_SOURCES, "utf-8")
-    documented, default = config.read(str(as_documented)), config.read(str(nothing_said))
+    documented, default = reading.read(str(as_documented)), reading.read(str(nothing_said))
     assert not documented.errors + documented.warnings
     assert documented.config().as_plain() == default.config().as_plain()
 
@@ -83,8 +84,8 @@ def test_the_reference_in_docs_has_every_setting_with_its_default() -> None:
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_is_right(example: Path) -> None:
     """An example has no error and no warning, and says who it is for."""
-    reading = config.read(str(example / "gpop.toml"))
-    assert not reading.errors + reading.warnings
+    checked = reading.read(str(example / "gpop.toml"))
+    assert not checked.errors + checked.warnings
     assert len((example / "README.md").read_text("utf-8")) > 500
 
 
@@ -95,7 +96,7 @@ def test_the_example_passwd_file_is_right() -> None:
     accounts.refresh()
     assert not accounts.fault
     assert [problem for problem in accounts.problems if problem[0]] == []
-    settings = config.read(str(example / "gpop.toml")).config()
+    settings = reading.read(str(example / "gpop.toml")).config()
     for name in (b"anna@example.org", b"bert@example.org", b"carla@example.com"):
         entry = accounts.lookup(name)
         assert entry is not None

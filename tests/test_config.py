@@ -16,8 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpop import config, config_command, machine_checks, toml_lines
-from gpop.settings import SETTINGS
+from gpop import config
+from gpop.commands import check_config as config_command
+from gpop.config import machine, reading, toml_lines
+from gpop.config.settings import SETTINGS
 
 SOURCE = '[[accounts.sources]]\ntype = "passwd-file"\npath = "passwd"\n'
 
@@ -40,7 +42,7 @@ def write(tmp_path: Path) -> Write:
 
 def problems(path: str) -> list[config.Problem]:
     """What is wrong with the file itself, whatever the machine says."""
-    return config.read(path).errors
+    return reading.read(path).errors
 
 
 def only_problem(path: str) -> config.Problem:
@@ -54,9 +56,9 @@ def only_problem(path: str) -> config.Problem:
 
 def test_a_file_with_only_a_source_has_the_defaults(write: Write) -> None:
     """What is not said has its documented default."""
-    reading = config.read(write(SOURCE))
-    assert not reading.errors
-    settings = reading.config()
+    checked = reading.read(write(SOURCE))
+    assert not checked.errors
+    settings = checked.config()
     assert settings.session.autologout_s == 600
     assert settings.broker.listen == ["127.0.0.1:110", "[::1]:110"]
     assert settings.auth.cache_enabled is False
@@ -64,28 +66,28 @@ def test_a_file_with_only_a_source_has_the_defaults(write: Write) -> None:
 
 def test_every_setting_reaches_a_process(write: Write) -> None:
     """A setting that no process gets would be read, checked, and without effect."""
-    plain = config.read(write(SOURCE)).config().as_plain()
+    plain = reading.read(write(SOURCE)).config().as_plain()
     handed_over = set().union(*plain.values())
     assert handed_over == {setting.field for setting in SETTINGS} | {"sources"}
 
 
 def test_settings_are_plain_values(write: Write) -> None:
     """What JSON makes of the settings is the same again, so the broker reads them without gpop.config."""
-    plain = config.read(write(SOURCE + '[server]\nlisten = ["[::1]:0"]\n')).config().as_plain()
+    plain = reading.read(write(SOURCE + '[server]\nlisten = ["[::1]:0"]\n')).config().as_plain()
     assert json.loads(json.dumps(plain)) == plain
     assert plain["broker"]["listen"] == ["[::1]:0"]
 
 
 def test_a_passwd_file_is_looked_for_beside_the_config(write: Write, tmp_path: Path) -> None:
     """A relative path does not depend on where gpop was started."""
-    settings = config.read(write(SOURCE)).config()
+    settings = reading.read(write(SOURCE)).config()
     assert settings.auth.sources == [{"type": "passwd-file", "path": str(tmp_path / "passwd")}]
 
 
 def test_addresses_and_networks_take_their_normal_form(write: Write) -> None:
     """The same address in another spelling is the same address."""
     text = SOURCE + '[server]\nlisten = ["[0:0:0:0:0:0:0:1]:0110"]\n[accounts.cache]\n[log]\n'
-    assert config.read(write(text)).config().broker.listen == ["[::1]:110"]
+    assert reading.read(write(text)).config().broker.listen == ["[::1]:110"]
 
 
 # Problems
@@ -161,7 +163,7 @@ def test_every_problem_is_reported_at_once(write: Write) -> None:
     server = '[server]\nfronts = 0\nlisten = [\n  "x",\n  "127.0.0.1:1",\n  "y"]\n'
     path = write(server + "[log]\nlevel = 1\nsize = 2\n")
     with pytest.raises(config.ConfigErrors) as raised:
-        config.load(path)
+        reading.load(path)
     found = [(problem.line, problem.key) for problem in raised.value.problems if problem.key != "server.user"]
     assert found == [
         (0, "accounts.sources"),
@@ -201,7 +203,7 @@ def test_octets_that_are_not_utf_8_name_their_line(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_one_problem(tmp_path: Path) -> None:
     """Nothing else is complained about when nothing is known."""
     with pytest.raises(config.ConfigErrors) as missing:
-        config.load(str(tmp_path / "nowhere.toml"))
+        reading.load(str(tmp_path / "nowhere.toml"))
     assert str(missing.value) == f"{tmp_path}/nowhere.toml: cannot be read: No such file or directory"
     assert "directory" in str(only_problem(str(tmp_path)))
 
@@ -235,7 +237,7 @@ def test_a_bad_source_does_not_shift_the_place_of_the_next(write: Write, tmp_pat
     """What the machine says about the second source names the second source."""
     path = write('[[accounts.sources]]\ntype = "x"\n' + SOURCE.replace('"passwd"', '"no"'))
     with pytest.raises(config.ConfigErrors) as raised:
-        config.load(path)
+        reading.load(path)
     found = {problem.key: problem for problem in raised.value.problems}
     assert found["accounts.sources[2].path"].line == 5
     assert "No such file" in found["accounts.sources[2].path"].text
@@ -248,17 +250,17 @@ def as_user(monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: uid)
 
 
-def machine_problems(path: str) -> config.Reading:
-    reading = config.read(path)
-    assert not reading.errors
-    machine_checks.check(reading)
-    return reading
+def machine_problems(path: str) -> reading.Reading:
+    checked = reading.read(path)
+    assert not checked.errors
+    machine.check(checked)
+    return checked
 
 
 def test_a_missing_passwd_file_is_an_error(write: Write) -> None:
     """Otherwise each login would be told [SYS/TEMP], and nobody would know why."""
     with pytest.raises(config.ConfigErrors) as raised:
-        config.load(write(SOURCE.replace('"passwd"', '"nowhere"')))
+        reading.load(write(SOURCE.replace('"passwd"', '"nowhere"')))
     assert "nowhere" in str(raised.value)
 
 
@@ -270,8 +272,8 @@ def test_the_passwd_file_is_nobody_elses(
     as_user(monkeypatch, 1000)
     path = write(SOURCE + '[server]\nlisten = ["127.0.0.1:0"]\n')
     (tmp_path / "passwd").chmod(mode)
-    reading = machine_problems(path)
-    assert (len(reading.errors), len(reading.warnings)) == (errors, warnings)
+    checked = machine_problems(path)
+    assert (len(checked.errors), len(checked.warnings)) == (errors, warnings)
 
 
 def test_a_line_of_the_passwd_file_that_cannot_be_used_is_a_warning(write: Write, tmp_path: Path) -> None:
@@ -302,17 +304,17 @@ def test_without_root_pam_is_an_error_and_a_low_port_a_warning(
 ) -> None:
     """Both would fail later, with less to go by."""
     as_user(monkeypatch, 1000)
-    monkeypatch.setattr(machine_checks, "_first_unprivileged_port", lambda: 1024)
+    monkeypatch.setattr(machine, "_first_unprivileged_port", lambda: 1024)
     text = '[[accounts.sources]]\ntype = "pam"\nservice = "login"\n[server]\nlisten = ["127.0.0.1:110"]\n'
-    reading = machine_problems(write(text))
-    assert any("need root" in problem.text for problem in reading.errors)
-    assert [warning.key for warning in reading.warnings] == ["server.listen[1]"]
+    checked = machine_problems(write(text))
+    assert any("need root" in problem.text for problem in checked.errors)
+    assert [warning.key for warning in checked.warnings] == ["server.listen[1]"]
 
 
 def test_a_pam_service_without_a_file_is_an_error(write: Write) -> None:
     """PAM would ask its service `other` instead, which may accept anybody."""
-    reading = machine_problems(write('[[accounts.sources]]\ntype = "pam"\nservice = "gpop-no-such"\n'))
-    assert any("/etc/pam.d/gpop-no-such" in problem.text for problem in reading.errors)
+    checked = machine_problems(write('[[accounts.sources]]\ntype = "pam"\nservice = "gpop-no-such"\n'))
+    assert any("/etc/pam.d/gpop-no-such" in problem.text for problem in checked.errors)
 
 
 def test_the_run_directory_must_be_roots(
@@ -350,9 +352,9 @@ def test_what_is_allowed_and_unwise_is_a_warning(
 ) -> None:
     """A warning says so and starts all the same."""
     as_user(monkeypatch, 0)
-    reading = machine_problems(write(f'{SOURCE}[server]\nuser = "nobody"\n[session]\n{line}\n'))
-    assert not reading.errors
-    assert [(warning.line, hint in warning.text) for warning in reading.warnings] == [(7, True)]
+    checked = machine_problems(write(f'{SOURCE}[server]\nuser = "nobody"\n[session]\n{line}\n'))
+    assert not checked.errors
+    assert [(warning.line, hint in warning.text) for warning in checked.warnings] == [(7, True)]
 
 
 # The two ways to ask
@@ -374,7 +376,7 @@ def test_main_prints_the_settings(
 ) -> None:
     """What the broker reads has one group of settings for each process."""
     as_user(monkeypatch, 1000)
-    assert config.main([write(SOURCE + "[session]\nlock = false\n")]) == 0
+    assert reading.main([write(SOURCE + "[session]\nlock = false\n")]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert set(answer["settings"]) == {"broker", "front", "auth", "session"}
     assert answer["settings"]["session"]["lock"] is False
@@ -442,12 +444,12 @@ def test_whatever_stands_in_a_file_is_a_problem_or_a_setting(document: dict[str,
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "gpop.toml")
         Path(path).write_text("".join(f"{key} = {inline(value)}\n" for key, value in document.items()))
-        reading = config.read(path)
-        if not reading.unreadable:
-            machine_checks.check(reading)
-        assert all(problem.text for problem in reading.errors)
-        if not reading.errors:
-            json.dumps(reading.config().as_plain())
+        checked = reading.read(path)
+        if not checked.unreadable:
+            machine.check(checked)
+        assert all(problem.text for problem in checked.errors)
+        if not checked.errors:
+            json.dumps(checked.config().as_plain())
 
 
 # Lines

@@ -19,12 +19,13 @@ from pathlib import Path
 
 import pytest
 
-from gpop import config, demo
 from gpop.accounts.passwdfile import PasswdFile
-from gpop.demo_messages import messages
+from gpop.commands import demo
+from gpop.commands.demo_messages import messages
+from gpop.config import reading
 from tests.serving import wait_until
 
-MAIN = str(Path(demo.__file__).with_name("__main__.py"))
+MAIN = str(Path(demo.__file__).parent.parent / "__main__.py")
 DEADLINE_S = 60
 
 
@@ -67,9 +68,9 @@ def test_the_folder_is_made_anew_and_is_private(tmp_path: Path) -> None:
     assert stat.S_IMODE(place.stat().st_mode) == 0o700
     files = [path for folder in ("new", "cur") for path in (place / "Maildir" / folder).iterdir()]
     assert {path.name for path in files} == {message.name for message in messages()}
-    reading = config.read(str(place / "gpop.toml"))
-    assert not reading.errors + reading.warnings
-    assert reading.config().broker.listen == ["127.0.0.1:4711"]
+    checked = reading.read(str(place / "gpop.toml"))
+    assert not checked.errors + checked.warnings
+    assert checked.config().broker.listen == ["127.0.0.1:4711"]
 
 
 def test_the_account_is_whoever_runs_the_demo(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ straight line of steps, each fatal on failure: they raise, and the process ends.
 as root, in the last moments of being root.
 
 no_new_privs is already on: the launcher sets it before it becomes the broker
-(`gpop.launch`), and every process inherits it.
+(`commands.launch`), and every process inherits it.
 """
 
 from __future__ import annotations

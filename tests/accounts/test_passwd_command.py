@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from gpop import passwd_command, supervision
+from gpop import supervision
 from gpop.accounts.hashes import StoredPassword
 from gpop.accounts.passwdfile import parse_line
+from gpop.commands import passwd as passwd_command
 
 IDENTITY = ["--uid", "2000", "--gid", "2000", "--home", "/home/joe"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpop import cache_command
+from gpop.commands import cache as cache_command
 from gpop.maildrop import cachefile, opening, statcache
 from gpop.maildrop.statcache import NOTHING
 from tests.maildrop.store import Store, expected, listing

@@ -98,7 +98,7 @@ class Attacker:
 
 
 def lasting_processes(server):
-    """The pids of broker, fronts and auth; none without root, to whom alone the kernel shows their insides."""
+    """The pids of broker, fronts and auth; none without root, who alone may look into them."""
     return [server.process.pid, *server.pids("front"), *server.pids("auth")] if ROOT else []
 
 

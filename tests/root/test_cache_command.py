@@ -97,7 +97,7 @@ def test_somebody_elses_maildir_is_refused(homes: Path) -> None:
     (homes / str(UID)).chmod(0o755)
     program = (
         "import argparse, os, sys\n"
-        "from gpop import cache_command\n"
+        "from gpop.commands import cache as cache_command\n"
         "parser = argparse.ArgumentParser()\n"
         "cache_command.add_arguments(parser)\n"
         "os.setgid(61002); os.setuid(61002)\n"

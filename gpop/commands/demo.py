@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"gpop demo: {error}", file=sys.stderr)
         return 1
     print(introduction(place, port), flush=True)
-    from gpop.launch import serve
+    from gpop.commands.launch import serve
 
     return serve(str(place / "gpop.toml"))
 
@@ -80,7 +80,7 @@ def make_place(directory: Path, port: int) -> Path:
     folder for the same port is removed, so that folders do not pile up.
     """
     from gpop.accounts import hashes
-    from gpop.demo_messages import messages
+    from gpop.commands.demo_messages import messages
 
     place = directory.absolute() / f"gpop-demo-{port}"
     try:
@@ -266,7 +266,7 @@ def _reachable_program(uid: int, gid: int) -> list[str]:
     A clone in /root is reached by root alone. Then the packages are copied to where everybody can
     read them, and started by any Python of the same version that the user can execute.
     """
-    here = [sys.executable, "-I", str(Path(__file__).with_name("__main__.py"))]
+    here = [sys.executable, "-I", str(Path(__file__).parent.parent / "__main__.py")]
     if _works(here, uid, gid):
         return here
     runtime = ROOTS_DIRECTORY / RUNTIME
@@ -289,7 +289,8 @@ def _works(program: list[str], uid: int, gid: int) -> bool:
     """Say whether the user can start `program` and import what it needs."""
     python, main = program[0], program[-1]
     parent = str(Path(main).parent.parent)
-    test = f"import sys; sys.path.insert(0, {parent!r}); import gpop.demo, gpop.config, gevent, structlog"
+    modules = "gpop.commands.demo, gpop.config.reading, gevent, structlog"
+    test = f"import sys; sys.path.insert(0, {parent!r}); import {modules}"
     try:
         done = subprocess.run(
             [python, "-I", "-c", test],

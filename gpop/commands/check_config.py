@@ -14,8 +14,8 @@ import pwd
 import textwrap
 from collections.abc import Iterator
 
-from gpop import config
-from gpop.settings import SECTIONS, SETTINGS, SOURCES, Setting
+from gpop.config import DEFAULT_PATH, ConfigErrors, Problem, reading
+from gpop.config.settings import SECTIONS, SETTINGS, SOURCES, Setting
 
 WIDTH = 98
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE",
-        default=config.DEFAULT_PATH,
+        default=DEFAULT_PATH,
         help="the config file (default: %(default)s)",
     )
     parser.add_argument(
@@ -39,10 +39,10 @@ def run(args: argparse.Namespace) -> int:
     if args.print_settings:
         print("\n".join(annotated_file()))
         return 0
-    errors: list[config.Problem] = []
+    errors: list[Problem] = []
     try:
-        warnings = config.load(args.config).warnings
-    except config.ConfigErrors as found:
+        warnings = reading.load(args.config).warnings
+    except ConfigErrors as found:
         errors, warnings = found.problems, found.warnings
     for line in report(errors, warnings):
         print(line)
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if errors else 0
 
 
-def report(errors: list[config.Problem], warnings: list[config.Problem]) -> Iterator[str]:
+def report(errors: list[Problem], warnings: list[Problem]) -> Iterator[str]:
     """Return a line for each problem, as `gpop check-config` and `gpop serve` print them."""
     for error in errors:
         yield f"error: {error}"

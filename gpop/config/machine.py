@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from gpop.accounts.passwdfile import PasswdFile
 
 if TYPE_CHECKING:
-    from gpop.config import Reading
+    from gpop.config.reading import Reading
 
 
 def check(reading: Reading) -> None:

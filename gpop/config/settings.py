@@ -3,7 +3,7 @@ Every setting of gpop, described once: key, default, what is accepted, purpose, 
 
 Defaults, validation, did-you-mean, conf/gpop.toml and the table in docs/configuration.md are all
 read from `SETTINGS`, so they cannot disagree. What one value may be is said by its kind
-(setting_kinds.py); what needs two values is in config.py, what needs the machine in machine_checks.py.
+(kinds.py); what needs two values is in reading.py, what needs the machine in machine.py.
 
 Executed as root by the short-lived process that reads the config, and by `gpop check-config`.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gpop.setting_kinds import (
+from gpop.config.kinds import (
     Choice,
     Flag,
     Kind,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from gpop import launch
-from gpop.cli import DEFAULT_CONFIG
+from gpop.commands import launch
+from gpop.config import DEFAULT_PATH
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `gpop serve` takes."""
-    parser.add_argument("--config", default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--config", default=DEFAULT_PATH, metavar="FILE", help="default: %(default)s")
 
 
 def run(args: argparse.Namespace) -> int:

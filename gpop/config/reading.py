@@ -4,9 +4,9 @@ The config file: read, check, and hand each process the settings it needs.
 `load` reports every problem at once, each with its key, its line in the file, the value found and
 what would be accepted. Errors keep gpop from starting (and a reload from happening); warnings are
 printed and logged, and the administrator may have reasons. What settings there are is described in
-settings.py; what only the machine can tell (users, files, root) is asked in machine_checks.py.
+settings.py; what only the machine can tell (users, files, root) is asked in machine.py.
 
-Executed as root, but by no lasting process: `python -m gpop.config FILE` prints the settings as
+Executed as root, but by no lasting process: `read-config FILE` prints the settings as
 JSON and ends, so that broker and sessions carry neither a TOML parser nor these modules.
 """
 
@@ -19,130 +19,22 @@ import re
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import fields
 from itertools import repeat
 from typing import Any, TypeVar
 
-from gpop import toml_lines
-from gpop.setting_kinds import Kind, ListOf, NotAcceptable, did_you_mean
-from gpop.settings import SECTIONS, SETTING_OF_KEY, SETTINGS, SOURCE_TYPE, SOURCES, Setting
-
-DEFAULT_PATH = "/etc/gpop/gpop.toml"
-
-
-@dataclass(frozen=True)
-class BrokerSettings:
-    """
-    What the broker needs.
-
-    At run time a process gets the fields as plain values out of JSON; the class is what they are
-    checked against. That is why lists are lists here, and sources are plain dicts.
-    """
-
-    listen: list[str]  # "127.0.0.1:110", "[::1]:110": checked, in normal form
-    fronts: int
-    user: str
-    run_dir: str
-    grace_time_s: float
-    lock: bool
-    max_per_account: int
-    first_valid_uid: int
-    first_valid_gid: int
-    log_format: str
-    log_level: str
-
-
-@dataclass(frozen=True)
-class FrontSettings:
-    """What a front needs."""
-
-    user: str
-    run_dir: str
-    hostname: str
-    max_connections: int
-    login_timeout_s: float
-    log_format: str
-    log_level: str
-    log_dialogue_users: list[str]
-
-
-@dataclass(frozen=True)
-class AuthSettings:
-    """What auth needs."""
-
-    sources: list[dict[str, str]]  # {"type": "passwd-file", "path": ...} or {"type": "pam", "service": ...}
-    maildir: str
-    first_valid_uid: int
-    first_valid_gid: int
-    max_checks: int
-    check_timeout_s: float
-    refusal_time_s: float
-    trusted_networks: list[str]
-    penalty_forget_s: float
-    cache_enabled: bool
-    cache_lifetime_s: float
-    cache_max_entries: int
-    cache_always_check_account: bool
-    log_format: str
-    log_level: str
-
-
-@dataclass(frozen=True)
-class SessionSettings:
-    """What a session needs."""
-
-    autologout_s: float
-    jail: str
-    lock: bool
-    lock_wait_s: float
-    takeover_after_s: float
-    move_to_cur: bool
-    max_messages: int
-    statcache: bool
-    first_valid_uid: int
-    first_valid_gid: int
-    log_level: str
-    log_dialogue_users: list[str]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something in the file that is wrong, or worth a warning. `line` is 0 if no line is to blame."""
-
-    path: str
-    line: int
-    key: str
-    value: str
-    text: str
-
-    def __str__(self) -> str:
-        place = f"{self.path}:{self.line}" if self.line else self.path
-        what = f"{self.key} = {self.value}" if self.value else self.key
-        return ": ".join(filter(None, (place, what, self.text)))
-
-
-class ConfigErrors(Exception):
-    """The file cannot be used; `problems` says everything that is wrong with it."""
-
-    def __init__(self, problems: Sequence[Problem], warnings: Sequence[Problem] = ()) -> None:
-        super().__init__("\n".join(map(str, problems)))
-        self.problems = list(problems)
-        self.warnings = list(warnings)
-
-
-@dataclass(frozen=True)
-class Config:
-    """A checked config file: one group of settings per process, and the warnings."""
-
-    broker: BrokerSettings
-    front: FrontSettings
-    auth: AuthSettings
-    session: SessionSettings
-    warnings: list[Problem] = field(default_factory=list)
-
-    def as_plain(self) -> dict[str, dict[str, Any]]:
-        """The settings as JSON knows them: one object per process, "broker", "front", "auth", "session"."""
-        return {name: asdict(getattr(self, name)) for name in ("broker", "front", "auth", "session")}
+from gpop.config import (
+    AuthSettings,
+    BrokerSettings,
+    Config,
+    ConfigErrors,
+    FrontSettings,
+    Problem,
+    SessionSettings,
+    toml_lines,
+)
+from gpop.config.kinds import Kind, ListOf, NotAcceptable, did_you_mean
+from gpop.config.settings import SECTIONS, SETTING_OF_KEY, SETTINGS, SOURCE_TYPE, SOURCES, Setting
 
 
 def load(path: str) -> Config:
@@ -152,11 +44,11 @@ def load(path: str) -> Config:
     Raises:
         ConfigErrors: with every problem found, and the warnings.
     """
-    from gpop import machine_checks
+    from gpop.config import machine
 
     reading = read(path)
     if not reading.unreadable:
-        machine_checks.check(reading)
+        machine.check(reading)
     if reading.errors:
         raise ConfigErrors(sorted(reading.errors, key=_place), sorted(reading.warnings, key=_place))
     return reading.config()

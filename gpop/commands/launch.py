@@ -13,7 +13,8 @@ import os
 import resource
 import sys
 
-from gpop import config, supervision
+from gpop import supervision
+from gpop.config import ConfigErrors, reading
 
 # linux/prctl.h; ctypes is loaded here, where it is gone with the exec.
 PR_SET_NO_NEW_PRIVS = 38
@@ -26,8 +27,8 @@ def serve(config_path: str) -> int:
     Log lines go to standard output, problems found before that to standard error.
     """
     try:
-        settings = config.load(config_path)
-    except config.ConfigErrors as errors:
+        settings = reading.load(config_path)
+    except ConfigErrors as errors:
         for problem in errors.problems:
             print(f"gpop: {problem}", file=sys.stderr)
         return 2

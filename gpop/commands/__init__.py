@@ -1,0 +1,1 @@
+"""What `gpop COMMAND` does: each module has add_arguments(parser) and run(args) -> exit status."""

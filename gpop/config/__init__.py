@@ -1,0 +1,129 @@
+"""
+The settings that each process gets, as plain values, and what a config file can have wrong with it.
+
+`reading` makes them from a file; settings.py describes every one of them. Light: auth and the
+fronts load no more than this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+DEFAULT_PATH = "/etc/gpop/gpop.toml"
+
+
+@dataclass(frozen=True)
+class BrokerSettings:
+    """
+    What the broker needs.
+
+    At run time a process gets the fields as plain values out of JSON; the class is what they are
+    checked against. That is why lists are lists here, and sources are plain dicts.
+    """
+
+    listen: list[str]  # "127.0.0.1:110", "[::1]:110": checked, in normal form
+    fronts: int
+    user: str
+    run_dir: str
+    grace_time_s: float
+    lock: bool
+    max_per_account: int
+    first_valid_uid: int
+    first_valid_gid: int
+    log_format: str
+    log_level: str
+
+
+@dataclass(frozen=True)
+class FrontSettings:
+    """What a front needs."""
+
+    user: str
+    run_dir: str
+    hostname: str
+    max_connections: int
+    login_timeout_s: float
+    log_format: str
+    log_level: str
+    log_dialogue_users: list[str]
+
+
+@dataclass(frozen=True)
+class AuthSettings:
+    """What auth needs."""
+
+    sources: list[dict[str, str]]  # {"type": "passwd-file", "path": ...} or {"type": "pam", "service": ...}
+    maildir: str
+    first_valid_uid: int
+    first_valid_gid: int
+    max_checks: int
+    check_timeout_s: float
+    refusal_time_s: float
+    trusted_networks: list[str]
+    penalty_forget_s: float
+    cache_enabled: bool
+    cache_lifetime_s: float
+    cache_max_entries: int
+    cache_always_check_account: bool
+    log_format: str
+    log_level: str
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """What a session needs."""
+
+    autologout_s: float
+    jail: str
+    lock: bool
+    lock_wait_s: float
+    takeover_after_s: float
+    move_to_cur: bool
+    max_messages: int
+    statcache: bool
+    first_valid_uid: int
+    first_valid_gid: int
+    log_level: str
+    log_dialogue_users: list[str]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in the file that is wrong, or worth a warning. `line` is 0 if no line is to blame."""
+
+    path: str
+    line: int
+    key: str
+    value: str
+    text: str
+
+    def __str__(self) -> str:
+        place = f"{self.path}:{self.line}" if self.line else self.path
+        what = f"{self.key} = {self.value}" if self.value else self.key
+        return ": ".join(filter(None, (place, what, self.text)))
+
+
+class ConfigErrors(Exception):
+    """The file cannot be used; `problems` says everything that is wrong with it."""
+
+    def __init__(self, problems: Sequence[Problem], warnings: Sequence[Problem] = ()) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = list(problems)
+        self.warnings = list(warnings)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A checked config file: one group of settings per process, and the warnings."""
+
+    broker: BrokerSettings
+    front: FrontSettings
+    auth: AuthSettings
+    session: SessionSettings
+    warnings: list[Problem] = field(default_factory=list)
+
+    def as_plain(self) -> dict[str, dict[str, Any]]:
+        """The settings as JSON knows them: one object per process, "broker", "front", "auth", "session"."""
+        return {name: asdict(getattr(self, name)) for name in ("broker", "front", "auth", "session")}
