@@ -22,9 +22,11 @@ import sys
 import time
 import types
 
-from gpop import __version__, rehearsal, session, signals, supervision
+from gpop import __version__, rehearsal, session, signals
 from gpop.events import Log, open_log
+from gpop.listening import listening_socket, spelled
 from gpop.privsep import channel, messages
+from gpop.programs import ConfigReader
 from gpop.supervision import DRAINING, SERVING, STARTING, Generation, Process
 
 TYPE_CHECKING = False
@@ -38,17 +40,12 @@ if TYPE_CHECKING:
 START_TIMEOUT_S = 60.0
 # After the grace time sessions are told to end; what is left after this long is killed.
 END_TIMEOUT_S = 5.0
-LISTEN_BACKLOG = 1024
 # Nothing here makes cycles on purpose; what exceptions leave behind is collected this often.
 FORKS_PER_COLLECTION = 1000
 # How late a session's death, or a process's, may be noticed while nobody logs in.
 POLL_MS = 100
 # The longest frame that auth or a front sends the broker: a SERVE with long paths and many groups.
 MAX_ORDER_OCTETS = 16384
-# Peers that vanished without a word are found by the kernel: 2 minutes' silence, then 3 probes.
-KEEPALIVE = {_socket.TCP_KEEPIDLE: 120, _socket.TCP_KEEPINTVL: 20, _socket.TCP_KEEPCNT: 3}
-
-
 # What the exit status of a session says; any other, and any signal, is a death.
 FAILED_SESSIONS = {
     session.EXIT_UNREPORTED: ("session_unreported", "warning"),
@@ -77,7 +74,7 @@ class Broker:
         self.by_maildrop: dict[bytes, set[int]] = {}
         self.signals: set[int] = set()
         self.ending = 0  # processes whose channel has closed and whose exit status is to come
-        self.reader: tuple[int, int, bytearray] | None = None  # a reload's pid, pipe and octets so far
+        self.reader: ConfigReader | None = None
         self.stop_at: float | None = None  # when the grace time is over
         self.kill_at: float | None = None
         self.failed = False
@@ -123,7 +120,7 @@ class Broker:
         sockets = {}
         for address in addresses:
             try:
-                sockets[address] = self.listening.get(address) or _listening_socket(address)
+                sockets[address] = self.listening.get(address) or listening_socket(address)
             except OSError as error:
                 for new in sockets.keys() - self.listening.keys():
                     sockets[new].close()
@@ -284,8 +281,8 @@ class Broker:
                     self._session_failed(pid, login, status)
             elif pid in self.processes:
                 self._process_ended(self.processes.pop(pid), status)
-            elif self.reader and self.reader[0] == pid:
-                self._config_read()
+            elif self.reader and self.reader.pid == pid:
+                self._config_read(self.reader)
 
     def _session_failed(self, pid: int, octets: bytes, status: int) -> None:
         event, level = FAILED_SESSIONS.get(os.waitstatus_to_exitcode(status), ("session_died", "error"))
@@ -337,7 +334,7 @@ class Broker:
 
     def addresses(self) -> list[str]:
         """The addresses listened on, with the ports that the kernel chose."""
-        return [_spelled(sock) for sock in self.listening.values()]
+        return [spelled(sock) for sock in self.listening.values()]
 
     def _starting_failed(self, generation: Generation, problem: str) -> None:
         """A new generation did not come up: end it, and keep the old one if there is one."""
@@ -354,38 +351,28 @@ class Broker:
     # Reload
 
     def _read_config(self) -> None:
-        """Let a short-lived process read and check the config: no parser runs in the broker."""
+        """Have the config read and checked; `_config_read` goes on when that is done."""
         if self.reader or any(generation.state == STARTING for generation in self.generations):
             self.log.write("reload_failed", "warning", problem="another reload is under way", kept_old=True)
             return
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        pid = supervision.start_program(["read-config", self.config_path], [], stdout=writing)
-        os.close(writing)
-        self.reader = (pid, reading, bytearray())
-        self._watch(reading, self._config_octets)
+        self.reader = reader = ConfigReader(self.config_path)
+
+        def readable() -> None:
+            if not reader.read():
+                self.ending += 1
+                self._unwatch(reader.fd)
+
+        self._watch(reader.fd, readable)
         self.log.write("reload_started", config=self.config_path)
 
-    def _config_octets(self) -> None:
-        assert self.reader
-        octets = os.read(self.reader[1], 65536)
-        self.reader[2].extend(octets)
-        if not octets:
-            self.ending += 1
-            self._unwatch(self.reader[1])
-
-    def _config_read(self) -> None:
+    def _config_read(self, reader: ConfigReader) -> None:
         """The process that read the config has ended: take what it said, or keep the old config."""
-        assert self.reader
-        _, reading, octets = self.reader
-        while reading in self.handlers:
-            self._config_octets()
-        self.ending -= 1
-        os.close(reading)
         self.reader = None
-        try:
-            answer = json.loads(octets)
-        except ValueError:
-            answer = {"errors": ["the config could not be read; is the installation whole?"]}
+        if reader.fd in self.handlers:
+            self._unwatch(reader.fd)
+        else:
+            self.ending -= 1
+        answer = reader.answer()
         if "settings" not in answer:
             self.log.write("config_rejected", "error", config=self.config_path, problems=answer["errors"])
             return
@@ -455,34 +442,6 @@ def _exit_fields(status: int) -> dict[str, Any]:
     if os.WIFSIGNALED(status):
         return {"signal": signal.Signals(os.WTERMSIG(status)).name}
     return {"exit_status": os.WEXITSTATUS(status)}
-
-
-def _listening_socket(address: str) -> _socket.socket:
-    """Return a socket that listens on "HOST:PORT" or "[HOST]:PORT"; what is accepted inherits its options."""
-    host, _, port = address.rpartition(":")
-    family = _socket.AF_INET6 if host.startswith("[") else _socket.AF_INET
-    sock = _socket.socket(family, _socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
-        if family == _socket.AF_INET6:
-            sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 1)
-        # A multi-line response ends with a short segment; Nagle would hold it back for 40 ms.
-        sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
-        for option, value in KEEPALIVE.items():
-            sock.setsockopt(_socket.IPPROTO_TCP, option, value)
-        sock.bind((host.strip("[]"), int(port)))
-        sock.listen(LISTEN_BACKLOG)
-        sock.setblocking(False)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _spelled(sock: _socket.socket) -> str:
-    host, port = sock.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _drain_pipe(fd: int) -> None:

@@ -9,13 +9,11 @@ Executed by the broker as root; it sees settings and descriptors, never a login.
 from __future__ import annotations
 
 import _socket
-import json
 import os
-import signal
-import sys
 
 from gpop.events import Log
 from gpop.privsep import channel, messages
+from gpop.programs import settings_file, start_program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,46 +27,6 @@ FIRST_BACK_OFF_S = 0.2
 LAST_BACK_OFF_S = 30.0
 # One that lived this long has shown that it can: the next back-off is the first again.
 SETTLED_S = 60.0
-
-MAIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
-
-
-def start_program(arguments: Sequence[str], keep: Sequence[int], stdout: int = 1) -> int:
-    """
-    Start a gpop process of its own program; return its pid. It has the descriptors 0-2 and `keep`.
-
-    The environment is empty but for what is set here: what an administrator's shell
-    happened to hold ($DISPLAY, $PYTHONPATH, $LD_…) reaches no process of gpop's.
-    """
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for fd in keep:
-            os.set_inheritable(fd, True)
-        if stdout != 1:
-            os.dup2(stdout, 1)
-        os.execve(sys.executable, [sys.executable, "-I", MAIN, *arguments], environment())
-    finally:
-        os._exit(127)
-
-
-def environment() -> dict[str, str]:
-    """The environment of every gpop process."""
-    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
-
-
-def settings_file(settings: dict[str, Any]) -> int:
-    """Return a descriptor, to be read from its start, that holds `settings` as JSON."""
-    fd = os.memfd_create("gpop-settings")
-    os.write(fd, json.dumps(settings).encode())
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd
-
 
 class Process:
     """A front or an auth: its control channel, and whether it is at work."""

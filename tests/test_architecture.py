@@ -29,7 +29,7 @@ PURE = {
     "privsep.messages",
 }
 LEAN = {
-    "broker", "supervision", "rehearsal", "signals", "events",
+    "broker", "supervision", "programs", "listening", "rehearsal", "signals", "events",
     "session", "stream", "report", "pop3.*", "maildrop.*", "privsep.*",
 }  # fmt: skip
 

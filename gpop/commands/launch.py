@@ -13,7 +13,7 @@ import os
 import resource
 import sys
 
-from gpop import supervision
+from gpop import programs
 from gpop.config import ConfigErrors, reading
 
 # linux/prctl.h; ctypes is loaded here, where it is gone with the exec.
@@ -38,15 +38,15 @@ def serve(config_path: str) -> int:
     # Core dumps would hold mail, and auth's would hold passwords.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o077)
-    settings_fd = supervision.settings_file(settings.as_plain())
+    settings_fd = programs.settings_file(settings.as_plain())
     os.set_inheritable(settings_fd, True)
     arguments = ["broker", os.path.abspath(config_path), str(settings_fd)]
     # Symbols resolved before the first fork are not resolved again in every session.
-    environment = supervision.environment() | {"LD_BIND_NOW": "1"}
+    environment = programs.environment() | {"LD_BIND_NOW": "1"}
     sys.stdout.flush()
     os.chdir("/")
     # Without `site`: each of its pages would be copied into every session.
-    command = [sys.executable, "-I", "-S", supervision.MAIN, *arguments]
+    command = [sys.executable, "-I", "-S", programs.MAIN, *arguments]
     os.execve(sys.executable, command, environment)
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gpop import supervision
+from gpop import programs
 from gpop.privsep import channel, messages
 from gpop.privsep.messages import Frame
 
@@ -128,13 +128,13 @@ class AuthProcess:
         self.control, theirs = channel.pair()
         if control_send_octets:
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, control_send_octets)
-        settings_fd = supervision.settings_file(DEFAULTS | {"sources": sources} | settings)
+        settings_fd = programs.settings_file(DEFAULTS | {"sources": sources} | settings)
         log_fd = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self.process = subprocess.Popen(
             [
                 sys.executable,
                 "-I",
-                supervision.MAIN,
+                programs.MAIN,
                 "auth-process",
                 f"--control-fd={theirs.fileno()}",
                 f"--settings-fd={settings_fd}",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gpop import supervision
+from gpop import programs
 from gpop.accounts.hashes import StoredPassword
 from gpop.accounts.passwdfile import parse_line
 from gpop.commands import passwd as passwd_command
@@ -155,7 +155,7 @@ def test_two_at_once_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "users"
 
     def add(number: int) -> None:
-        command = [sys.executable, supervision.MAIN, "passwd", "add", str(path), f"user{number}", *IDENTITY]
+        command = [sys.executable, programs.MAIN, "passwd", "add", str(path), f"user{number}", *IDENTITY]
         subprocess.run(command, input=b"secret\n", check=True)
 
     threads = [threading.Thread(target=add, args=(number,)) for number in range(6)]

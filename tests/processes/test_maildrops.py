@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import poplib
+from contextlib import contextmanager
 
 import pytest
 
@@ -473,25 +474,40 @@ def test_a_maildir_that_can_not_be_written_is_served(server):
     assert poll(server)[0] == [(base, OCTETS) for base in bases]
 
 
-@pytest.fixture
-def without_cur(server):
-    """A session that was a hit, with one message in cur/; then cur/ is taken away, until the test is over."""
-    site = server.site
-    site.deliver(MESSAGE, folder="cur")
-    site.deliver(MESSAGE)
-    before, _ = poll(server)
+@contextmanager
+def folder_away(site):
+    """cur/ is taken away for a while, as by a file system that is unmounted."""
     cur, away = site.maildir() / "cur", site.maildir() / "cur.away"
-    with server.login() as dialogue:
-        cur.rename(away)
-        yield dialogue
+    cur.rename(away)
+    yield
     away.rename(cur)
+
+
+def test_a_folder_that_is_away_is_no_removal(server):
+    """What can't be looked for is not taken for removed: QUIT says -ERR, and the message is there again."""
+    base = server.site.deliver(MESSAGE, folder="cur")
+    before, _ = poll(server)
+    dialogue = server.login()
+    with folder_away(server.site):
+        assert dialogue.ask("DELE 1").startswith(b"+OK")
+        assert quit_session(server, dialogue).startswith(b"-ERR")
+    assert server.site.files() == [base]
     assert poll(server)[0] == before
 
 
-def test_a_folder_that_is_gone_is_no_removal(server, without_cur):
-    """What can't be looked for is not taken for removed: QUIT says -ERR, and what can be removed is not."""
-    assert without_cur.ask("DELE 1").startswith(b"+OK")
-    assert quit_session(server, without_cur).startswith(b"-ERR")
+def test_a_folder_that_is_away_is_said_to_be(make_server):
+    """RETR says [SYS/TEMP] and the session ends, with the reason in the log: what came next would be a guess."""
+    server = make_server()
+    base = server.site.deliver(MESSAGE, folder="cur")
+    poll(server)
+    with server.login() as dialogue, folder_away(server.site):
+        assert dialogue.ask("DELE 1").startswith(b"+OK")
+        assert dialogue.ask("RSET").startswith(b"+OK")
+        assert dialogue.ask("RETR 1").startswith(b"-ERR [SYS/TEMP]")
+        assert dialogue.rest() == b""
+    assert "cur/" in server.wait_for_event("session_closed", close_reason="unavailable")["fault"]
+    assert server.site.files() == [base]
+    assert poll(server)[0] == [(base.encode(), OCTETS)]
 
 
 def test_poplib_is_content(server):

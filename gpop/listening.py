@@ -1,0 +1,42 @@
+"""
+EDGE: listening sockets. Executed by the broker, as root, before anybody can connect.
+
+What is set on a listening socket holds for every connection that is accepted from it, in
+whichever process: nobody sets it again.
+"""
+
+from __future__ import annotations
+
+import _socket
+
+LISTEN_BACKLOG = 1024
+# Peers that vanished without a word are found by the kernel: 2 minutes' silence, then 3 probes.
+KEEPALIVE = {_socket.TCP_KEEPIDLE: 120, _socket.TCP_KEEPINTVL: 20, _socket.TCP_KEEPCNT: 3}
+
+
+def listening_socket(address: str) -> _socket.socket:
+    """Return a socket that listens on "HOST:PORT" or "[HOST]:PORT"; what is accepted inherits its options."""
+    host, _, port = address.rpartition(":")
+    family = _socket.AF_INET6 if host.startswith("[") else _socket.AF_INET
+    sock = _socket.socket(family, _socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+        if family == _socket.AF_INET6:
+            sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 1)
+        # A multi-line response ends with a short segment; Nagle would hold it back for 40 ms.
+        sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
+        for option, value in KEEPALIVE.items():
+            sock.setsockopt(_socket.IPPROTO_TCP, option, value)
+        sock.bind((host.strip("[]"), int(port)))
+        sock.listen(LISTEN_BACKLOG)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def spelled(sock: _socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

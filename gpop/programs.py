@@ -1,0 +1,91 @@
+"""
+EDGE: starting gpop's programs: the broker from `gpop serve`, all others from the broker.
+
+Executed as root by both. It sees settings and descriptors, never a login.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+MAIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
+
+
+def start_program(arguments: Sequence[str], keep: Sequence[int], stdout: int = 1) -> int:
+    """
+    Start a gpop process of its own program; return its pid. It has the descriptors 0-2 and `keep`.
+
+    The environment is empty but for what is set here: what an administrator's shell
+    happened to hold ($DISPLAY, $PYTHONPATH, $LD_…) reaches no process of gpop's.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for fd in keep:
+            os.set_inheritable(fd, True)
+        if stdout != 1:
+            os.dup2(stdout, 1)
+        os.execve(sys.executable, [sys.executable, "-I", MAIN, *arguments], environment())
+    finally:
+        os._exit(127)
+
+
+def environment() -> dict[str, str]:
+    """The environment of every gpop process."""
+    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+
+
+def settings_file(settings: dict[str, Any]) -> int:
+    """Return a descriptor, to be read from its start, that holds `settings` as JSON."""
+    fd = os.memfd_create("gpop-settings")
+    os.write(fd, json.dumps(settings).encode())
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+class ConfigReader:
+    """
+    A short-lived process that reads and checks the config, so that no parser runs in the broker.
+
+    Attributes:
+        pid: the process.
+        fd: readable when it has said something; the owner calls `read` then.
+    """
+
+    __slots__ = ("_octets", "fd", "pid")
+
+    def __init__(self, config_path: str) -> None:
+        self.fd, writing = os.pipe2(os.O_CLOEXEC)
+        self.pid = start_program(["read-config", config_path], [], stdout=writing)
+        os.close(writing)
+        self._octets = bytearray()
+
+    def read(self) -> bool:
+        """Take what it has said; returns False when that was all."""
+        octets = os.read(self.fd, 65536)
+        self._octets += octets
+        return bool(octets)
+
+    def answer(self) -> dict[str, Any]:
+        """Return {"settings", "warnings"} or {"errors"}, once its process has ended."""
+        while self.read():
+            pass
+        os.close(self.fd)
+        try:
+            answer: dict[str, Any] = json.loads(self._octets)
+        except ValueError:
+            return {"errors": ["the config could not be read; is the installation whole?"]}
+        return answer
