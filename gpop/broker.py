@@ -22,36 +22,29 @@ import sys
 import time
 import types
 
-from gpop import __version__, rehearsal, session, signals
+from gpop import __version__, rehearsal, signals
 from gpop.events import Log, open_log
 from gpop.listening import listening_socket, spelled
 from gpop.privsep import channel, messages
 from gpop.programs import ConfigReader
+from gpop.sessions import Sessions, exit_fields
 from gpop.supervision import DRAINING, SERVING, STARTING, Generation, Process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
     from typing import Any
 
-    from gpop.config import BrokerSettings, SessionSettings
+    from gpop.config import BrokerSettings
 
 # Loading gevent, PAM and certificates takes about a second on a busy machine.
 START_TIMEOUT_S = 60.0
 # After the grace time sessions are told to end; what is left after this long is killed.
 END_TIMEOUT_S = 5.0
-# Nothing here makes cycles on purpose; what exceptions leave behind is collected this often.
-FORKS_PER_COLLECTION = 1000
 # How late a session's death, or a process's, may be noticed while nobody logs in.
 POLL_MS = 100
 # The longest frame that auth or a front sends the broker: a SERVE with long paths and many groups.
 MAX_ORDER_OCTETS = 16384
-# What the exit status of a session says; any other, and any signal, is a death.
-FAILED_SESSIONS = {
-    session.EXIT_UNREPORTED: ("session_unreported", "warning"),
-    # The front chose the descriptors, auth passed them on, and the session was the first to look.
-    session.EXIT_BAD_LOGIN: ("frame_rejected", "error"),
-}
 
 
 class StartFailed(Exception):
@@ -69,19 +62,15 @@ class Broker:
         self.listening: dict[str, _socket.socket] = {}
         self.generations: list[Generation] = []
         self.processes: dict[int, Process] = {}
-        # The SERVE frame of each session by its pid, and the pids by maildrop.
-        self.sessions: dict[int, bytes] = {}
-        self.by_maildrop: dict[bytes, set[int]] = {}
+        self.sessions = Sessions(log)
         self.signals: set[int] = set()
         self.ending = 0  # processes whose channel has closed and whose exit status is to come
         self.reader: ConfigReader | None = None
         self.stop_at: float | None = None  # when the grace time is over
         self.kill_at: float | None = None
         self.failed = False
-        self.forks = 0
         self.boot_id = _read_boot_id()
         self.settings: BrokerSettings
-        self.session_settings: SessionSettings
 
     # Starting
 
@@ -95,16 +84,14 @@ class Broker:
         self._adopt(plain)
         self._prepare_run_directory()
         self.listening = self._listen(self.settings.listen)
-        self._start_generation(plain)
+        self._start_generation(plain, self.listening)
 
     def _adopt(self, plain: dict[str, Any]) -> None:
         """Take over the settings for what is forked from now on."""
         broker: Any = types.SimpleNamespace(**plain["broker"])
         of_session: Any = types.SimpleNamespace(**plain["session"])
         self.settings = broker
-        self.session_settings = of_session
-        # There is no /proc in a session's jail to read the boot id from.
-        self.maildrop_options = session.maildrop_options(of_session, self.boot_id)
+        self.sessions.adopt(of_session, self.settings.max_per_account, self.boot_id)
 
     def _prepare_run_directory(self) -> None:
         """Make the empty directory in which the fronts are jailed."""
@@ -127,9 +114,9 @@ class Broker:
                 raise StartFailed(f"server.listen: {address}: {error.strerror}") from error
         return sockets
 
-    def _start_generation(self, plain: dict[str, Any]) -> None:
+    def _start_generation(self, plain: dict[str, Any], listening: dict[str, _socket.socket]) -> None:
         now = time.monotonic()
-        generation = Generation(plain, list(self.listening.values()), self.log, now)
+        generation = Generation(plain, listening, self.log, now)
         self.generations.append(generation)
         for process in generation.start(now):
             self._watch_process(process)
@@ -170,7 +157,7 @@ class Broker:
         return 1 if self.failed else 0
 
     def _stopped(self) -> bool:
-        return self.stop_at is not None and not self.processes and not self.sessions
+        return self.stop_at is not None and not self.processes and not self.sessions.running
 
     def _poll_timeout_ms(self) -> int | None:
         """
@@ -180,7 +167,7 @@ class Broker:
         or after this time.
         """
         waits = (
-            self.sessions
+            self.sessions.running
             or self.ending
             or self.stop_at is not None
             or any(generation.missing or generation.state == STARTING for generation in self.generations)
@@ -222,7 +209,8 @@ class Broker:
             return
         kind = messages.kind_of(octets)
         if kind == messages.SERVE and process.name == "auth" and len(fds) == 2:
-            self._serve(octets, fds)
+            self._reap()
+            self.sessions.serve(octets, fds)
         elif kind == messages.READY and not process.ready and not fds:
             process.ready = True
             self._became_ready(process.generation)
@@ -235,68 +223,19 @@ class Broker:
         self.log.write("frame_rejected", "error", sender=process.name, pid=process.pid, problem=problem)
         os.kill(process.pid, signal.SIGKILL)
 
-    def _serve(self, login: bytes, fds: list[int]) -> None:
-        """Fork the session of a login that auth accepted. The frame is the session's to decode."""
-        self._reap()
-        key = messages.maildrop_key(login)
-        others = self.by_maildrop.get(key)
-        if others is None:
-            others = self.by_maildrop[key] = set()
-        elif len(others) >= self.settings.max_per_account:
-            _refuse(fds[1], "IN-USE", "too_many_sessions")
-            channel.close_all(fds)
-            return
-        elif self.session_settings.lock:
-            _ask_to_end(others)
-        try:
-            pid = os.fork()
-        except OSError:
-            _refuse(fds[1], "SYS/TEMP", "fork_failed")
-        else:
-            if pid == 0:
-                session.run(login, fds[0], fds[1], self.session_settings, self.maildrop_options)
-            self.sessions[pid] = login
-            others.add(pid)
-        for fd in fds:
-            os.close(fd)
-        self.forks += 1
-        if self.forks % FORKS_PER_COLLECTION == 0:
-            gc.collect()
-
     # Children that ended
 
     def _reap(self) -> None:
-        while self.sessions or self.processes or self.reader:
+        while self.sessions.running or self.processes or self.reader:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
-            login = self.sessions.pop(pid, None)
-            if login:
-                key = messages.maildrop_key(login)
-                pids = self.by_maildrop[key]
-                pids.remove(pid)
-                if not pids:
-                    del self.by_maildrop[key]
-                if status:
-                    self._session_failed(pid, login, status)
-            elif pid in self.processes:
+            if self.sessions.ended(pid, status):
+                continue
+            if pid in self.processes:
                 self._process_ended(self.processes.pop(pid), status)
             elif self.reader and self.reader.pid == pid:
                 self._config_read(self.reader)
-
-    def _session_failed(self, pid: int, octets: bytes, status: int) -> None:
-        event, level = FAILED_SESSIONS.get(os.waitstatus_to_exitcode(status), ("session_died", "error"))
-        login = messages.decode(octets).fields
-        self.log.write(
-            event,
-            level,
-            login_id=login["login_id"],
-            pid=pid,
-            peer=login["peer"],
-            account=login["account"].decode("utf-8", "backslashreplace"),
-            uid=login["uid"],
-            **_exit_fields(status),
-        )
 
     def _process_ended(self, process: Process, status: int) -> None:
         generation = process.generation
@@ -306,12 +245,12 @@ class Broker:
             self.ending -= 1
         if generation.state == STARTING:
             generation.ended(process, time.monotonic())
-            self._starting_failed(generation, f"{process.name} ended: {_exit_fields(status)}")
+            self._starting_failed(generation, f"{process.name} ended: {exit_fields(status)}")
             return
         again = generation.ended(process, time.monotonic())
         if again is not None:
             fields: dict[str, Any] = {"ended": process.name, "pid": process.pid, "restart_in_s": again}
-            self.log.write("process_ended", "error", **fields, **_exit_fields(status))
+            self.log.write("process_ended", "error", **fields, **exit_fields(status))
         elif not generation.processes() and generation in self.generations:
             self.generations.remove(generation)
 
@@ -321,6 +260,8 @@ class Broker:
         if generation.state != STARTING or not generation.all_ready():
             return
         generation.state = SERVING
+        self._listen_only_on(generation.listening)
+        self._adopt(generation.settings)
         # Anything the old ones accept from here on, the new ones could have accepted as well.
         old = [other for other in self.generations if other.state == SERVING and other is not generation]
         for other in old:
@@ -332,6 +273,12 @@ class Broker:
         else:
             self.log.write("broker_started", version=__version__, root=os.geteuid() == 0, **fields)
 
+    def _listen_only_on(self, listening: dict[str, _socket.socket]) -> None:
+        """Close the other sockets; old fronts have copies of their own until they drain."""
+        for address in self.listening.keys() - listening.keys():
+            self.listening[address].close()
+        self.listening = listening
+
     def addresses(self) -> list[str]:
         """The addresses listened on, with the ports that the kernel chose."""
         return [spelled(sock) for sock in self.listening.values()]
@@ -340,6 +287,8 @@ class Broker:
         """A new generation did not come up: end it, and keep the old one if there is one."""
         generation.state = DRAINING
         generation.end(signal.SIGKILL)
+        for address in generation.listening.keys() - self.listening.keys():
+            generation.listening[address].close()
         first = not any(other.state == SERVING for other in self.generations)
         self.log.write("reload_failed", "error", problem=problem, kept_old=not first)
         if not generation.processes():
@@ -386,12 +335,7 @@ class Broker:
         except StartFailed as error:
             self.log.write("config_rejected", "error", config=self.config_path, problems=[str(error)])
             return
-        # Old fronts have their own copies of a socket that is listened on no more, until they drain.
-        for address in self.listening.keys() - listening.keys():
-            self.listening[address].close()
-        self.listening = listening
-        self._adopt(plain)
-        self._start_generation(plain)
+        self._start_generation(plain, listening)
 
     # Stopping
 
@@ -402,7 +346,7 @@ class Broker:
             return
         self.stop_at = now + self.settings.grace_time_s
         grace = self.settings.grace_time_s
-        self.log.write("shutdown_started", sessions=len(self.sessions), grace_time_s=grace)
+        self.log.write("shutdown_started", sessions=len(self.sessions.running), grace_time_s=grace)
         for sock in self.listening.values():
             sock.close()
         for generation in self.generations:
@@ -411,37 +355,13 @@ class Broker:
     def _end_what_is_left(self, now: float) -> None:
         if self.kill_at is None:
             self.kill_at = now + END_TIMEOUT_S
-            self.log.write("sessions_ended", sessions=len(self.sessions))
-            for pid in self.sessions:
+            self.log.write("sessions_ended", sessions=len(self.sessions.running))
+            for pid in self.sessions.running:
                 os.kill(pid, signal.SIGTERM)
         elif now >= self.kill_at:
             self.kill_at = now + END_TIMEOUT_S
-            for pid in [*self.sessions, *self.processes]:
+            for pid in [*self.sessions.running, *self.processes]:
                 os.kill(pid, signal.SIGKILL)
-
-
-def _refuse(channel_fd: int, code: str, reason: str) -> None:
-    """Tell the front, on the session channel, that there will be no session; it knows whose."""
-    fields = {"code": code, "reason": reason, "user": "", "source": "broker", "auth_us": 0}
-    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, channel_fd)
-    try:
-        channel.send(sock, messages.encode(messages.REFUSED, **fields))
-    except OSError:
-        return  # the front is gone, and its clients with it
-    finally:
-        sock.detach()
-
-
-def _ask_to_end(pids: Collection[int]) -> None:
-    """A newer login wants the maildrop: older sessions of it end if their client is silent."""
-    for pid in pids:
-        os.kill(pid, signal.SIGUSR1)
-
-
-def _exit_fields(status: int) -> dict[str, Any]:
-    if os.WIFSIGNALED(status):
-        return {"signal": signal.Signals(os.WTERMSIG(status)).name}
-    return {"exit_status": os.WEXITSTATUS(status)}
 
 
 def _drain_pipe(fd: int) -> None:
@@ -480,7 +400,7 @@ def _close_import_system() -> None:
 def _rehearse(broker: Broker) -> None:
     folder = broker.settings.run_dir if os.geteuid() == 0 else "/tmp"
     try:
-        rehearsal.rehearse(folder, broker.session_settings, broker.maildrop_options)
+        rehearsal.rehearse(folder, broker.sessions.settings, broker.sessions.options)
     except OSError as error:
         problem = f"sessions could not be rehearsed in {folder} and cost more: {error}"
         broker.log.write("config_warning", "warning", problem=problem)

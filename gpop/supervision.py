@@ -57,10 +57,10 @@ class Generation:
     __slots__ = ("auth", "back_off", "fronts", "listening", "log", "missing", "settings", "started", "state")
 
     def __init__(
-        self, settings: dict[str, Any], listening: Sequence[_socket.socket], log: Log, now: float
+        self, settings: dict[str, Any], listening: dict[str, _socket.socket], log: Log, now: float
     ) -> None:
         self.settings = settings
-        self.listening = list(listening)
+        self.listening = listening
         self.log = log
         self.started = now
         self.state = STARTING
@@ -84,7 +84,7 @@ class Generation:
         ours, theirs = channel.pair()
         ours.setblocking(False)
         settings_fd = settings_file(self.settings[name])
-        listening = [str(sock.fileno()) for sock in self.listening] if name == "front" else []
+        listening = [str(sock.fileno()) for sock in self.listening.values()] if name == "front" else []
         keep = [theirs.fileno(), settings_fd, self.log.fd, *map(int, listening)]
         arguments = [
             f"{name}-process",

@@ -16,7 +16,7 @@ import pytest
 from tests.dialogue import TESTS
 from tests.maildrop.store import expected_id, expected_twin_id
 from tests.pop3 import reference
-from tests.serving import wait_until
+from tests.serving import PASSWORD, wait_until
 
 MESSAGE = b"Subject: one\n\nbody\n.dot\n"
 OCTETS = reference.octets_on_wire(MESSAGE)
@@ -496,18 +496,28 @@ def test_a_folder_that_is_away_is_no_removal(server):
 
 
 def test_a_folder_that_is_away_is_said_to_be(make_server):
-    """RETR says [SYS/TEMP] and the session ends, with the reason in the log: what came next would be a guess."""
+    """RETR says [SYS/TEMP], and the session ends without UPDATE: whatever came next would be a guess."""
     server = make_server()
-    base = server.site.deliver(MESSAGE, folder="cur")
-    poll(server)
+    server.site.deliver(MESSAGE, folder="cur")
+    server.site.deliver(MESSAGE)
+    before, _ = poll(server)
     with server.login() as dialogue, folder_away(server.site):
-        assert dialogue.ask("DELE 1").startswith(b"+OK")
-        assert dialogue.ask("RSET").startswith(b"+OK")
+        assert dialogue.ask("DELE 2").startswith(b"+OK")
         assert dialogue.ask("RETR 1").startswith(b"-ERR [SYS/TEMP]")
         assert dialogue.rest() == b""
     assert "cur/" in server.wait_for_event("session_closed", close_reason="unavailable")["fault"]
-    assert server.site.files() == [base]
-    assert poll(server)[0] == [(base.encode(), OCTETS)]
+    assert poll(server)[0] == before
+
+
+def test_a_login_that_fails_holds_no_lock(make_server):
+    """After [SYS/TEMP] the next login is not told [IN-USE], even while the first client is still there."""
+    server = make_server(session__lock_wait_s=0)
+    server.site.deliver(MESSAGE)
+    with server.connect() as first:
+        with folder_away(server.site):
+            first.ask("USER user0")
+            assert first.ask(f"PASS {PASSWORD}").startswith(b"-ERR [SYS/TEMP]")
+        assert len(poll(server)[0]) == 1
 
 
 def test_poplib_is_content(server):

@@ -1,0 +1,148 @@
+"""
+EDGE: the broker's table of sessions: forks them, and takes note of how they end.
+
+Executed by the broker, as root, once per login: what it touches is paid for in every session,
+so a login's frame stays undecoded here but for whose maildrop it is about.
+"""
+
+from __future__ import annotations
+
+import _socket
+import gc
+import os
+import signal
+
+from gpop import session
+from gpop.events import Log
+from gpop.privsep import channel, messages
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from typing import Any
+
+    from gpop.config import SessionSettings
+    from gpop.maildrop.opening import Options
+
+# Nothing here makes cycles on purpose; what exceptions leave behind is collected this often.
+FORKS_PER_COLLECTION = 1000
+
+# What the exit status of a session says; any other, and any signal, is a death.
+FAILURES = {
+    session.EXIT_UNREPORTED: ("session_unreported", "warning"),
+    # The front chose the descriptors, auth passed them on, and the session was the first to look.
+    session.EXIT_BAD_LOGIN: ("frame_rejected", "error"),
+}
+DEATH = ("session_died", "error")
+
+
+class Sessions:
+    """
+    The sessions that run.
+
+    Attributes:
+        running: the SERVE frame of each by its pid.
+        settings, options: what the next one gets.
+    """
+
+    __slots__ = ("_by_maildrop", "_forks", "_log", "_max_per_account", "options", "running", "settings")
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._by_maildrop: dict[bytes, set[int]] = {}
+        self._forks = 0
+        self._max_per_account = 0
+        self.running: dict[int, bytes] = {}
+        self.settings: SessionSettings
+        self.options: Options
+
+    def adopt(self, settings: SessionSettings, max_per_account: int, boot_id: bytes) -> None:
+        """Take over settings for the sessions to come."""
+        self.settings = settings
+        self._max_per_account = max_per_account
+        # There is no /proc in a session's jail to read the boot id from.
+        self.options = session.maildrop_options(settings, boot_id)
+
+    def serve(self, login: bytes, fds: list[int]) -> None:
+        """Fork the session of a login that auth accepted, the SERVE frame `login`; takes over `fds`."""
+        key = messages.maildrop_key(login)
+        others = self._by_maildrop.get(key)
+        if others is None:
+            self._fork(login, key, fds)
+        elif len(others) >= self._max_per_account:
+            _refuse(fds[1], "IN-USE", "too_many_sessions")
+        else:
+            if self.settings.lock:
+                _ask_to_end(others)
+            self._fork(login, key, fds)
+        for fd in fds:
+            os.close(fd)
+
+    def _fork(self, login: bytes, key: bytes, fds: list[int]) -> None:
+        try:
+            pid = os.fork()
+        except OSError:
+            _refuse(fds[1], "SYS/TEMP", "fork_failed")
+            return
+        if pid == 0:
+            session.run(login, fds[0], fds[1], self.settings, self.options)
+        self.running[pid] = login
+        if key in self._by_maildrop:
+            self._by_maildrop[key].add(pid)
+        else:
+            self._by_maildrop[key] = {pid}
+        self._forks += 1
+        if self._forks % FORKS_PER_COLLECTION == 0:
+            gc.collect()
+
+    def ended(self, pid: int, status: int) -> bool:
+        """Take note of the end of a process; returns False if it was no session."""
+        login = self.running.pop(pid, None)
+        if login is None:
+            return False
+        key = messages.maildrop_key(login)
+        pids = self._by_maildrop[key]
+        pids.remove(pid)
+        if not pids:
+            del self._by_maildrop[key]
+        if status:
+            self._failed(pid, messages.decode(login).fields, status)
+        return True
+
+    def _failed(self, pid: int, login: dict[str, Any], status: int) -> None:
+        event, level = FAILURES.get(os.waitstatus_to_exitcode(status), DEATH)
+        self._log.write(
+            event,
+            level,
+            login_id=login["login_id"],
+            pid=pid,
+            peer=login["peer"],
+            account=login["account"].decode("utf-8", "backslashreplace"),
+            uid=login["uid"],
+            **exit_fields(status),
+        )
+
+
+def exit_fields(status: int) -> dict[str, Any]:
+    """Return how a process ended, for the log."""
+    if os.WIFSIGNALED(status):
+        return {"signal": signal.Signals(os.WTERMSIG(status)).name}
+    return {"exit_status": os.WEXITSTATUS(status)}
+
+
+def _ask_to_end(pids: Collection[int]) -> None:
+    """A newer login wants the maildrop: older sessions of it end if their client is silent."""
+    for pid in pids:
+        os.kill(pid, signal.SIGUSR1)
+
+
+def _refuse(channel_fd: int, code: str, reason: str) -> None:
+    """Tell the front, on the session channel, that there will be no session; it knows whose."""
+    fields = {"code": code, "reason": reason, "user": "", "source": "broker", "auth_us": 0}
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, channel_fd)
+    try:
+        channel.send(sock, messages.encode(messages.REFUSED, **fields))
+    except OSError:
+        return  # the front is gone, and its clients with it
+    finally:
+        sock.detach()
