@@ -78,7 +78,7 @@ class Connection:
         self.peer = address[:2]
         self.local = client.getsockname()[:2]
         self.reader = wire.LineReader()
-        self.authorization = Authorization(front.implementation)
+        self.authorization = Authorization()
         self.refusals = 0
 
     def speak(self) -> str:
@@ -311,7 +311,6 @@ class Front:
         self.draining = False
         self.ended = gevent.event.Event()
         self.dialogue_users = {os.fsencode(name) for name in settings.log_dialogue_users}
-        self.implementation = "gpop"
         self.greeting = greeting(f"{settings.hostname or socket.gethostname()} POP3 server ready")
         # Unique among all fronts and restarts, and below 2**53: a number to every reader of JSON.
         self.last_login_id = int.from_bytes(os.urandom(4), "big") << 20

@@ -268,7 +268,12 @@ def _open(
         return opening.absent_maildrop()
     if settings.lock:
         maildir.lock(directory, settings.lock_wait_s)
-    return opening.open_maildrop(directory, options)
+    try:
+        return opening.open_maildrop(directory, options)
+    except BaseException:
+        # Before the -ERR (RFC 1939 §4): this process lives on until its client has read that.
+        maildir.unlock(directory)
+        raise
 
 
 def serve(
@@ -304,8 +309,10 @@ def serve(
         Session(stream, report, opened).converse(unread)
     except maildir.MaildropUnavailable as error:
         # A folder is gone, or the statcache was damaged: whatever came next would be a guess.
+        # As after QUIT, the lock goes before the reply.
         report.close_reason = "unavailable"
         report.fault = _described(error)
+        opened.close()
         stream.send(UNAVAILABLE)
         stream.flush()
     finally:

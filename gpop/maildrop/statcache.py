@@ -370,6 +370,8 @@ def _are_names(columns: Columns) -> bool:
     # rfind is twice as fast as `in` where one of two octets is everywhere.
     if b"/" in uidl or b"/" in tails or uidl.rfind(b" .") >= 0 or tails.rfind(b"\0.") >= 0:
         return False
+    if uidl.rfind(b"\0") >= 0 or uidl.rfind(b" \r\n") >= 0:  # a unique-id with a NUL, or none at all
+        return False
     return not (tails.startswith(b".") or _has_empty_name(columns))
 
 

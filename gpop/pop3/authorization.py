@@ -13,7 +13,7 @@ from __future__ import annotations
 import binascii
 from enum import Enum
 
-from gpop.pop3.commands import LINE_REFUSALS, State, capability_list, parse
+from gpop.pop3.commands import LINE_REFUSALS, MECHANISMS, State, capability_list, parse
 from gpop.pop3.decisions import Close, Login, RefusedLogin, Reply
 from gpop.pop3.wire import LineError, err, multiline, ok
 
@@ -60,7 +60,7 @@ class Step(Enum):
 
 
 # The step after AUTH with this mechanism, and the challenge for a client that sent no initial response.
-_MECHANISMS = {
+_FIRST_STEPS = {
     "PLAIN": (Step.PLAIN_RESPONSE, _EMPTY_CHALLENGE),
     "LOGIN": (Step.LOGIN_NAME, _LOGIN_NAME_CHALLENGE),
 }
@@ -80,13 +80,9 @@ class Authorization:
     line is due until it is decided; if it is not accepted, `login_refused` is to be called.
     """
 
-    __slots__ = ("_expire", "_implementation", "_mechanisms", "_name", "_step")
+    __slots__ = ("_mechanisms", "_name", "_step")
 
-    def __init__(
-        self, implementation: str, expire: str = "NEVER", mechanisms: tuple[str, ...] = ("PLAIN", "LOGIN")
-    ) -> None:
-        self._implementation = implementation
-        self._expire = expire
+    def __init__(self, mechanisms: tuple[str, ...] = MECHANISMS) -> None:
         self._mechanisms = mechanisms
         self._step = Step.NO_NAME
         self._name = b""
@@ -111,7 +107,7 @@ class Authorization:
         return _HANDLERS[keyword](self, *arguments)
 
     def _capa(self) -> Reply:
-        return capability_list(self._implementation, self._expire, self._mechanisms)
+        return capability_list(self._mechanisms)
 
     def _quit(self) -> Close:
         return _GOODBYE
@@ -136,7 +132,7 @@ class Authorization:
         name = mechanism.upper().decode("latin-1")
         if name not in self._mechanisms:
             return _UNKNOWN_MECHANISM
-        self._step, challenge = _MECHANISMS[name]
+        self._step, challenge = _FIRST_STEPS[name]
         if initial_response is None:
             return challenge
         return self._sasl_response(b"" if initial_response == b"=" else initial_response)

@@ -135,19 +135,23 @@ def parse(line: bytes | LineError, state: State) -> tuple[bytes, Arguments] | Re
 
 # --- CAPA.
 
+# The SASL mechanisms that `authorization` can speak.
+MECHANISMS = ("PLAIN", "LOGIN")
+
 # Announced for what they say about every command: RFC 2449 §6.4, RFC 3206, RFC 2449 §6.6, §6.7, §6.9.
-_PROMISES = ["RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "EXPIRE", "IMPLEMENTATION"]
+# Nothing but DELE and QUIT ever removes a message, and a version is nobody's business before a login.
+_PROMISES = ("RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "EXPIRE NEVER", "IMPLEMENTATION gpop")
 
 
-def capability_list(implementation: str, expire: str, mechanisms: Iterable[str]) -> Reply:
+def capability_list(mechanisms: Iterable[str]) -> Reply:
     """
-    Return the answer to CAPA, which is the same in both states.
+    Return the answer to CAPA, which is the same in both states; `mechanisms` are those of AUTH.
 
     What can be used in AUTHORIZATION must be announced in TRANSACTION too (RFC 2449 §5), and TOP and UIDL in
-    both (§6.1, §6.8): many clients ask only once, before they log in. A capability whose argument is empty is
-    left out: "SASL" without a mechanism would be a lie.
+    both (§6.1, §6.8): many clients ask only once, before they log in. Without a mechanism there is no line
+    "SASL": it would be a lie.
     """
-    arguments = {"SASL": " ".join(mechanisms), "EXPIRE": expire, "IMPLEMENTATION": implementation}
-    tags = [command.capability for command in COMMANDS.values() if command.capability] + _PROMISES
-    lines = [f"{tag} {arguments.get(tag, '')}".rstrip() for tag in tags if arguments.get(tag) != ""]
+    lines = [command.capability for command in COMMANDS.values() if command.capability]
+    lines[lines.index("SASL")] = " ".join(["SASL", *mechanisms])
+    lines = [line for line in [*lines, *_PROMISES] if line != "SASL"]
     return Reply(multiline(ok("capability list follows"), [line.encode("ascii") for line in lines]))

@@ -7,7 +7,7 @@ is a decision for the process around it. Executed by the session, as the mail us
 
 from __future__ import annotations
 
-from gpop.pop3.commands import State, capability_list, parse
+from gpop.pop3.commands import MECHANISMS, State, capability_list, parse
 from gpop.pop3.decisions import EnterUpdate, Reply, SendListing, SendMessage
 from gpop.pop3.wire import err, ok
 
@@ -46,18 +46,11 @@ _UPDATE = EnterUpdate()
 class Transaction:
     """One session in the TRANSACTION state. Every line goes to `handle`; after `EnterUpdate` none is due."""
 
-    __slots__ = ("_expire", "_implementation", "_maildrop", "_mechanisms")
+    __slots__ = ("_maildrop", "_mechanisms")
 
-    def __init__(
-        self,
-        maildrop: Maildrop,
-        implementation: str = "gpop",
-        expire: str = "NEVER",
-        mechanisms: tuple[str, ...] = ("PLAIN", "LOGIN"),
-    ) -> None:
+    def __init__(self, maildrop: Maildrop, mechanisms: tuple[str, ...] = MECHANISMS) -> None:
+        """`mechanisms` are those that were offered before the login, for CAPA."""
         self._maildrop = maildrop
-        self._implementation = implementation
-        self._expire = expire
         self._mechanisms = mechanisms
 
     def handle(self, line: bytes | LineError) -> TransactionDecision:
@@ -74,7 +67,7 @@ class Transaction:
         return _MARKED if self._maildrop.is_marked(number - 1) else None
 
     def _capa(self) -> Reply:
-        return capability_list(self._implementation, self._expire, self._mechanisms)
+        return capability_list(self._mechanisms)
 
     def _stat(self) -> Reply:
         """The drop listing: two numbers and no word after them, clients stumble over it."""

@@ -21,7 +21,7 @@ from tests.pop3.strategies import client_octets, cuts, pieces, thorough
 
 
 def start(**settings) -> Authorization:
-    return Authorization("gpop", **settings)
+    return Authorization(**settings)
 
 
 def b64(octets: bytes) -> bytes:

@@ -22,7 +22,7 @@ class Server:
         self.maildrop = FakeMaildrop(self.messages)
         self.left = list(self.messages)
         self.reader = LineReader()
-        self.state: Authorization | Transaction = Authorization("gpop")
+        self.state: Authorization | Transaction = Authorization()
         self.sent = greeting("gpop ready")
         self.closed = False
 

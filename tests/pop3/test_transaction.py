@@ -132,7 +132,7 @@ def test_quit_asks_for_update_and_ends_the_conversation():
 def test_capa_repeats_what_was_announced_before_login():
     """RFC 2449 §5: capabilities of AUTHORIZATION are announced in both states."""
     [capabilities] = answers(b"CAPA")
-    assert capabilities == Authorization("gpop").handle(b"CAPA")
+    assert capabilities == Authorization().handle(b"CAPA")
     assert b"\r\nUSER\r\n" in capabilities.octets
 
 

@@ -85,6 +85,19 @@ def poll(server):
     return listed, server.events("session_closed")[-1]["cache"]
 
 
+def poll_until_hit(server):
+    """Poll until the statcache is trusted: at once, or a second later if stamps are that coarse."""
+    polls = []
+
+    def is_hit():
+        polls.append(poll(server))
+        return polls[-1][1] == "hit"
+
+    wait_until(is_hit)
+    assert all(listed == polls[-1][0] for listed, _ in polls)
+    return polls[-1][0]
+
+
 # What other programs do
 
 
@@ -111,8 +124,9 @@ def test_every_corpus_message_has_the_octets_that_list_says(server):
     site = server.site
     for number, message in enumerate(CORPUS):
         site.deliver(message.read_bytes(), base=f"{1793600000 + number}.M1P1.{message.stem}")
-    caches = []
-    for _ in range(3):
+    for outcome in ("rebuild", "refresh", "hit"):
+        if outcome == "hit":
+            poll_until_hit(server)
         dialogue = server.login()
         listed = listing(dialogue)
         for number, (message, (_, octets)) in enumerate(zip(CORPUS, listed, strict=True), 1):
@@ -120,8 +134,7 @@ def test_every_corpus_message_has_the_octets_that_list_says(server):
             assert received == message.with_suffix(".wire").read_bytes(), message.stem
             assert len(reference.decode(received)) == octets, message.stem
         assert quit_session(server, dialogue).startswith(b"+OK")
-        caches.append(server.events("session_closed")[-1]["cache"])
-    assert caches == ["rebuild", "refresh", "hit"]
+        assert server.events("session_closed")[-1]["cache"] == outcome
     assert noted(server, "size_corrected") == []
     assert names(site, "new") == [] and len(names(site, "cur")) == len(CORPUS)
 
@@ -176,7 +189,7 @@ def test_odd_names(server):
         site.deliver(b"Subject: %d\n\nbody\n" % number, base=base, folder=folder)
     subjects = {expected_id(name.partition(b":")[0]): number for number, name in enumerate(ODD_NAMES)}
     first, _ = poll(server)
-    assert (first, "hit") == poll(server)
+    assert first == poll_until_hit(server)
     assert {unique_id for unique_id, _ in first} == subjects.keys()
     dialogue = server.login()
     for number, (unique_id, octets) in enumerate(first, 1):
@@ -237,7 +250,7 @@ def test_what_is_no_message_is_left_alone(server):
     base = site.deliver(MESSAGE)
     for _ in range(2):
         assert poll(server)[0] == [(base.encode(), OCTETS)]
-    assert sorted(noted(server, "message_skipped")) == ["folder=cur entries=5", "folder=new entries=5"]
+    assert set(noted(server, "message_skipped")) == {"folder=cur entries=5", "folder=new entries=5"}
     dialogue = server.login()
     assert len(retrieve(dialogue, 1)) == OCTETS
     dialogue.ask("DELE 1")
@@ -476,7 +489,7 @@ def test_a_maildir_that_can_not_be_written_is_served(server):
 
 @contextmanager
 def folder_away(site):
-    """cur/ is taken away for a while, as by a file system that is unmounted."""
+    """cur/ is taken away for a while. A session that was a hit has not opened it yet and will not find it."""
     cur, away = site.maildir() / "cur", site.maildir() / "cur.away"
     cur.rename(away)
     yield
@@ -486,7 +499,7 @@ def folder_away(site):
 def test_a_folder_that_is_away_is_no_removal(server):
     """What can't be looked for is not taken for removed: QUIT says -ERR, and the message is there again."""
     base = server.site.deliver(MESSAGE, folder="cur")
-    before, _ = poll(server)
+    before = poll_until_hit(server)
     dialogue = server.login()
     with folder_away(server.site):
         assert dialogue.ask("DELE 1").startswith(b"+OK")
@@ -500,7 +513,7 @@ def test_a_folder_that_is_away_is_said_to_be(make_server):
     server = make_server()
     server.site.deliver(MESSAGE, folder="cur")
     server.site.deliver(MESSAGE)
-    before, _ = poll(server)
+    before = poll_until_hit(server)
     with server.login() as dialogue, folder_away(server.site):
         assert dialogue.ask("DELE 2").startswith(b"+OK")
         assert dialogue.ask("RETR 1").startswith(b"-ERR [SYS/TEMP]")

@@ -156,8 +156,10 @@ def test_a_checker_that_dies_costs_one_login(tmp_path: Path, service: Path) -> N
     with running(SOURCES, tmp_path) as auth:
         front = auth.front()
         login = front.login(SLOW.encode(), b"x", "127.9.2.1")
-        until(lambda: len(checkers(auth)) == 1, "a checker runs")
+        until(lambda: sleeping_below(auth), "the module has started its program")
+        (sleeping,) = sleeping_below(auth)
         os.kill(checkers(auth)[0], signal.SIGKILL)
+        os.kill(sleeping, signal.SIGKILL)  # nobody else ends it: its checker did not come to that
         assert refusal(login) == ("SYS/TEMP", "checker_died")
         assert accepted_by(auth, front.login(QUICK.encode(), b"x", "127.9.2.1")) == "pam"
 
