@@ -54,8 +54,10 @@ def rehearse(folder: str, settings: SessionSettings, options: Options) -> None:
         OSError: the Maildir can't be made; then nothing was rehearsed, and all works the same.
     """
     maildir = os.path.join(folder, f"rehearsal-{os.getpid()}")
+    # Not within `try`: what stands there already is not ours, and must not be removed.
+    os.mkdir(maildir, 0o700)
     try:
-        for name in ("", "new", "cur"):
+        for name in ("new", "cur"):
             os.mkdir(os.path.join(maildir, name), 0o700)
         for name in ("new/1.M1.rehearsal", "cur/2.M2.rehearsal:2,S"):
             with open(os.path.join(maildir, name), "wb") as file:

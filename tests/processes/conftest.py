@@ -45,10 +45,11 @@ def server(make_server):
 def module_server():
     """gpop with one account, for all tests of a module that ask for `lasting_server`."""
     site = Site()
-    server = Server(site)
-    yield server
-    server.stop()
-    site.remove()
+    try:
+        with Server(site) as server:
+            yield server
+    finally:
+        site.remove()
 
 
 @pytest.fixture

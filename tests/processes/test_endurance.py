@@ -353,7 +353,25 @@ def test_random_kills_under_load(make_server):
         assert delivered[name] - left - set(got) <= unsure[name], "a message is lost"
     wait_until(lambda: len(server.pids("front")) == 1 and len(server.pids("auth")) == 1, 60)
     assert not [pid for pid in server.children() if _state(pid) == "Z"]
+    assert not server.events("process_fault", "frame_rejected")
     wait_until(lambda: _descriptors(server.process.pid) <= before[server.process.pid] + 2)
+    _assert_nothing_grows(server)
+
+
+def _assert_nothing_grows(server: Server) -> None:
+    """Broker, auth and front have no more descriptors and hardly more memory after 300 polls than after 30."""
+    lasting = [server.process.pid, *server.pids("front"), *server.pids("auth")]
+
+    def poll(times: int) -> dict[int, tuple[int, int]]:
+        for number in range(times):
+            server.pop(server.site.names[number % len(server.site.names)]).quit()
+        wait_until(lambda: not server.pids("session"))
+        return {pid: (_descriptors(pid), _private_kib(pid)) for pid in lasting}
+
+    first, last = poll(30), poll(300)
+    for pid in lasting:
+        assert last[pid][0] <= first[pid][0] + 2
+        assert last[pid][1] <= first[pid][1] + 1024
 
 
 def _first_line(maildir: Path, file: str) -> bytes:

@@ -1,0 +1,391 @@
+"""
+Load: POP3 sessions against a server, each reply verified, in a process of its own.
+
+`Load` is the handle, `python -m loadtest.bench.load` the process: a JSON job a line in, a JSON result a
+line out. One loop over epoll drives all sessions; a scenario is a generator that sends octets and is given
+replies. A reply that is not what the maildrop holds is an error, and a figure with errors is no figure.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loadtest.bench.maildrops import PASSWORD, Maildrop
+
+TOP = Path(__file__).resolve().parents[2]
+RECEIVE_OCTETS = 1 << 20
+ERRORS_KEPT = 5
+TERMINATOR = b"\r\n.\r\n"
+
+# What a script asks for: octets to send, and whether the reply to wait for has many lines.
+Ask = tuple[bytes, bool]
+Script = Generator[Ask, bytes, None]
+
+
+class WrongReply(Exception):
+    """The server did not say what it should; the text says what it said instead."""
+
+
+@dataclass(slots=True)
+class Account:
+    """Whom a session logs in as, where, and what it has to find."""
+
+    port: int
+    name: str
+    count: int
+    octets: int
+    checksum: int
+
+
+@dataclass(slots=True)
+class Result:
+    """What one job came to."""
+
+    sessions: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    p50_ms: float = 0.0
+    p99_ms: float = 0.0
+    errors: list[str] = field(default_factory=list)
+
+
+# Scenarios
+
+
+def _login(account: Account) -> Script:
+    yield from _single(b"")
+    yield from _single(b"USER %s\r\n" % account.name.encode())
+    yield from _single(b"PASS %s\r\n" % PASSWORD.encode())
+    reply = yield from _single(b"STAT\r\n")
+    if reply.split()[1:3] != [b"%d" % account.count, b"%d" % account.octets]:
+        raise WrongReply(f"STAT: {reply!r}, but there are {account.count} messages, {account.octets} octets")
+
+
+def _single(command: bytes) -> Generator[Ask, bytes, bytes]:
+    reply = yield command, False
+    if not reply.startswith(b"+OK"):
+        raise WrongReply(f"{command.split(b' ')[0]!r}: {reply[:200]!r}")
+    return reply
+
+
+def _stat(account: Account) -> Script:
+    yield from _login(account)
+    yield from _single(b"QUIT\r\n")
+
+
+def _poll(account: Account) -> Script:
+    yield from _login(account)
+    _verify_unique_ids(account, (yield b"UIDL\r\n", True))
+    yield from _single(b"QUIT\r\n")
+
+
+def _retr(account: Account) -> Script:
+    """Every message, one after the other."""
+    yield from _login(account)
+    total = Sum()
+    for number in range(1, account.count + 1):
+        total.add((yield b"RETR %d\r\n" % number, True))
+    total.verify(account)
+    yield from _single(b"QUIT\r\n")
+
+
+def _retr_pipelined(account: Account) -> Script:
+    """Every message, all asked for at once."""
+    yield from _login(account)
+    commands = b"".join(b"RETR %d\r\n" % number for number in range(1, account.count + 1))
+    total = Sum()
+    for _ in range(account.count):
+        total.add((yield commands, True))
+        commands = b""
+    total.verify(account)
+    yield from _single(b"QUIT\r\n")
+
+
+SCENARIOS: dict[str, Callable[[Account], Script]] = {
+    "stat": _stat,
+    "poll": _poll,
+    "retr": _retr,
+    "retr-pipelined": _retr_pipelined,
+}
+
+
+class Sum:
+    """Adds up what RETR sent, with byte-stuffing taken off."""
+
+    def __init__(self) -> None:
+        self.octets = 0
+        self.checksum = 0
+
+    def add(self, reply: bytes) -> None:
+        if not reply.startswith(b"+OK"):
+            raise WrongReply(f"RETR: {reply[:200]!r}")
+        # From the line end of the status line on, so that a dot at the very start is found like any other.
+        stuffed = reply[reply.index(b"\r\n") : -3]
+        message = stuffed.replace(b"\r\n..", b"\r\n.")[2:]
+        self.octets += len(message)
+        self.checksum = (self.checksum + zlib.crc32(message)) & 0xFFFFFFFF
+
+    def verify(self, account: Account) -> None:
+        if (self.octets, self.checksum) != (account.octets, account.checksum):
+            raise WrongReply(f"RETR: {self.octets} octets instead of {account.octets}, or others")
+
+
+# What a server said once and was found right need not be taken apart again.
+_verified: dict[tuple[int, str], int] = {}
+
+
+def _verify_unique_ids(account: Account, reply: bytes) -> None:
+    key = account.port, account.name
+    if _verified.get(key) == hash((account.count, reply)):
+        return
+    lines = reply.split(b"\r\n")[:-2]
+    if not lines or not lines[0].startswith(b"+OK") or len(lines) != account.count + 1:
+        raise WrongReply(f"UIDL: {len(lines) - 1} lines instead of {account.count}: {reply[:100]!r}")
+    seen = set()
+    for number, line in enumerate(lines[1:], 1):
+        head, _, unique_id = line.partition(b" ")
+        if head != b"%d" % number or not 1 <= len(unique_id) <= 70:
+            raise WrongReply(f"UIDL: {line!r} as line {number}")
+        seen.add(unique_id)
+    if len(seen) != account.count:
+        raise WrongReply("UIDL: two messages have one unique-id")
+    _verified[key] = hash((account.count, reply))
+
+
+# Sessions
+
+
+class Session:
+    """One connection and the script that it follows."""
+
+    def __init__(self, account: Account, script: Script, now: float) -> None:
+        self.account = account
+        self.began = now
+        self.error = ""
+        self._script = script
+        self._unsent = memoryview(b"")
+        self._received = bytearray()
+        self._looked = 0  # no terminator ends before here
+        self._many_lines = False
+        self._script_ended = False
+        self.sock = socket.socket()
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock.connect(("127.0.0.1", account.port))
+        self.sock.setblocking(False)
+        self._take(next(script))
+
+    def _take(self, ask: Ask) -> None:
+        octets, self._many_lines = ask
+        if octets:
+            self._unsent = memoryview(octets)
+            self.send()
+
+    def send(self) -> bool:
+        """Send what is left to send; returns whether there is more."""
+        try:
+            while self._unsent:
+                self._unsent = self._unsent[self.sock.send(self._unsent) :]
+        except BlockingIOError:
+            return True
+        return False
+
+    @property
+    def waits_to_send(self) -> bool:
+        return bool(self._unsent)
+
+    def readable(self) -> bool:
+        """Take what has come; returns False once the session is over."""
+        try:
+            octets = self.sock.recv(RECEIVE_OCTETS)
+        except BlockingIOError:
+            return True
+        except ConnectionResetError:
+            octets = b""
+        if not octets:
+            if not self._script_ended:
+                raise WrongReply(f"the connection ended, after {bytes(self._received[:200])!r}")
+            return False
+        self._received += octets
+        while (reply := self._reply()) is not None:
+            if self._script_ended:
+                raise WrongReply(f"{reply[:100]!r} after QUIT was answered")
+            try:
+                self._take(self._script.send(reply))
+            except StopIteration:
+                self._script_ended = True
+        return True
+
+    def _reply(self) -> bytes | None:
+        """The next whole reply, if it is there."""
+        received = self._received
+        many = self._many_lines and not received.startswith(b"-")
+        end = TERMINATOR if many else b"\r\n"
+        at = received.find(end, self._looked)
+        if at < 0:
+            self._looked = max(0, len(received) - len(end) + 1)
+            return None
+        self._looked = 0
+        at += len(end)
+        reply = bytes(received[:at])
+        del received[:at]
+        return reply
+
+
+class Job:
+    """
+    Sessions until `seconds` are over, and at least `at_least` of them; never two at once on one maildrop.
+
+    Raises:
+        TimeoutError: from `run`; a session was stuck for `timeout_s`.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        scenario: str,
+        accounts: list[dict[str, Any]],
+        concurrency: int,
+        seconds: float,
+        at_least: int,
+        timeout_s: float = 120.0,
+    ) -> None:
+        self.script = SCENARIOS[scenario]
+        self.free = deque(Account(port=port, **account) for account in accounts)
+        self.concurrency = min(concurrency, len(self.free))
+        self.seconds = seconds
+        self.at_least = at_least
+        self.timeout_s = timeout_s
+        self.result = Result()
+        self.times: list[float] = []
+        self.running: dict[int, Session] = {}
+        self.epoll = select.epoll()
+        self.begun = 0
+
+    def run(self) -> Result:
+        started = time.perf_counter()
+        self._start_sessions(started)
+        while self.running:
+            now = time.perf_counter()
+            events = self.epoll.poll(1.0)
+            if not events and any(now - each.began > self.timeout_s for each in self.running.values()):
+                raise TimeoutError(f"sessions were stuck for {self.timeout_s:.0f} s")
+            for fd, event in events:
+                self._act(self.running[fd], event)
+            self._start_sessions(started)
+        self.epoll.close()
+        self.result.seconds = time.perf_counter() - started
+        if len(self.times) > 1:
+            self.result.p50_ms = statistics.median(self.times) * 1e3
+            self.result.p99_ms = statistics.quantiles(self.times, n=100)[98] * 1e3
+        return self.result
+
+    def _start_sessions(self, started: float) -> None:
+        while len(self.running) < self.concurrency and self.free:
+            now = time.perf_counter()
+            if self.begun >= self.at_least and now - started >= self.seconds:
+                return
+            account = self.free.popleft()
+            session = Session(account, self.script(account), now)
+            self.begun += 1
+            self.running[session.sock.fileno()] = session
+            self.epoll.register(session.sock.fileno(), select.EPOLLIN)
+
+    def _act(self, session: Session, event: int) -> None:
+        fd = session.sock.fileno()
+        try:
+            if event & select.EPOLLOUT:
+                session.send()
+            goes_on = session.readable() if event & ~select.EPOLLOUT else True
+        except (WrongReply, OSError) as error:
+            self.result.failed += 1
+            if len(self.result.errors) < ERRORS_KEPT:
+                self.result.errors.append(f"{session.account.name}: {error}")
+            self._end(session)
+            return
+        if goes_on:
+            self.epoll.modify(fd, select.EPOLLIN | (select.EPOLLOUT if session.waits_to_send else 0))
+            return
+        self.result.sessions += 1
+        self.times.append(time.perf_counter() - session.began)
+        self._end(session)
+
+    def _end(self, session: Session) -> None:
+        fd = session.sock.fileno()
+        self.epoll.unregister(fd)
+        del self.running[fd]
+        session.sock.close()
+        self.free.append(session.account)
+
+
+class Load:
+    """The process that makes the load."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "loadtest.bench.load"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=TOP,
+            text=True,
+        )
+
+    def run(
+        self,
+        port: int,
+        scenario: str,
+        maildrops: Iterable[Maildrop],
+        concurrency: int,
+        seconds: float = 0.0,
+        at_least: int = 1,
+    ) -> Result:
+        """Have sessions made, and return what came of them."""
+        assert self.process.stdin and self.process.stdout
+        accounts = [
+            {"name": each.name, "count": each.count, "octets": each.octets, "checksum": each.checksum}
+            for each in maildrops
+        ]
+        job = {
+            "port": port,
+            "scenario": scenario,
+            "accounts": accounts,
+            "concurrency": concurrency,
+            "seconds": seconds,
+            "at_least": at_least,
+        }
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the load generator ended with status {self.process.wait()}")
+        return Result(**json.loads(line))
+
+    def close(self) -> None:
+        """End the process."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def main() -> None:
+    for line in sys.stdin:
+        try:
+            result = Job(**json.loads(line)).run()
+        except (OSError, TimeoutError) as error:
+            result = Result(failed=1, errors=[f"{type(error).__name__}: {error}"])
+        print(json.dumps(asdict(result)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
