@@ -69,6 +69,7 @@ class Broker:
         self.stop_at: float | None = None  # when the grace time is over
         self.kill_at: float | None = None
         self.failed = False
+        self.on_terminal = os.isatty(log.fd)
         self.boot_id = _read_boot_id()
         self.settings: BrokerSettings
 
@@ -190,7 +191,11 @@ class Broker:
         if signals.TERM in arrived or signals.INT in arrived:
             self._stop(time.monotonic())
         if signals.HUP in arrived and self.stop_at is None:
-            self._read_config()
+            if self.on_terminal and not os.isatty(self.log.fd):
+                # The terminal was closed: nobody reads the log, and nobody could stop us.
+                self._stop(time.monotonic())
+            else:
+                self._read_config()
 
     # Logins
 

@@ -14,6 +14,7 @@ import resource
 import sys
 
 from gpop import programs
+from gpop.commands.check_config import report
 from gpop.config import ConfigErrors, reading
 
 # linux/prctl.h; ctypes is loaded here, where it is gone with the exec.
@@ -29,11 +30,11 @@ def serve(config_path: str) -> int:
     try:
         settings = reading.load(config_path)
     except ConfigErrors as errors:
-        for problem in errors.problems:
-            print(f"gpop: {problem}", file=sys.stderr)
+        for line in report(errors.problems, errors.warnings):
+            print(f"gpop: {line}", file=sys.stderr)
         return 2
-    for warning in settings.warnings:
-        print(f"gpop: warning: {warning}", file=sys.stderr)
+    for line in report([], settings.warnings):
+        print(f"gpop: {line}", file=sys.stderr)
     _no_new_privileges()
     # Core dumps would hold mail, and auth's would hold passwords.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

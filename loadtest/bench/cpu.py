@@ -13,6 +13,7 @@ import contextlib
 import os
 import shlex
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,7 +23,7 @@ TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 REST_S = 0.0003
 LOOK_S = 0.06
 # Fields of /proc/PID/stat after the closing parenthesis of the name (proc(5) counts the state as 3).
-PARENT, CHILDREN_MINOR_FAULTS, USER, SYSTEM, CHILDREN_USER, CHILDREN_SYSTEM = 1, 8, 11, 12, 13, 14
+PARENT, USER, SYSTEM, CHILDREN_USER, CHILDREN_SYSTEM, STARTED = 1, 11, 12, 13, 14, 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,12 @@ def stat_fields(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []
+
+
+def identified(pids: Iterable[int]) -> set[tuple[int, str]]:
+    """Return the processes of these that are alive, with their start times: a pid alone may be used again."""
+    found = ((pid, stat_fields(pid)) for pid in pids)
+    return {(pid, fields[STARTED]) for pid, fields in found if fields and fields[0] not in "ZX"}
 
 
 def usage_of(pid: int, children: bool = True) -> Usage:

@@ -212,7 +212,7 @@ class Session:
         except BlockingIOError:
             return True
         except ConnectionResetError:
-            octets = b""
+            octets = b""  # who closes with something unread does this
         if not octets:
             if not self._script_ended:
                 raise WrongReply(f"the connection ended, after {bytes(self._received[:200])!r}")

@@ -1,10 +1,9 @@
 """
-The servers under load: gpop (also of an earlier commit), and Dovecot in three configurations.
+A server under load: its files, its processes, its meter. What kinds of server there are is in `kinds`.
 
-A `Server` has a folder of its own with config, passwd-file and log, listens on loopback on a port of the
-kernel's choice, and is ended to its last process by pid. Configurations are as small as they can be, and
-what a figure depends on is said in each. Nothing outside the bench's own folder is changed: where a server
-reads a fixed path in /etc, it gets a mount namespace with another file there.
+A `Server` has a folder of its own with config, accounts and log, listens on loopback on a port of the
+kernel's choice, and is ended to its last process by pid. Nothing outside the bench's own folder is changed:
+where a server reads a fixed path in /etc, it gets a mount namespace in which another file lies there.
 """
 
 from __future__ import annotations
@@ -12,20 +11,15 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
-import sys
-import tarfile
 import time
-from io import BytesIO
 from pathlib import Path
 
 from loadtest.bench import cpu
 from loadtest.bench.accounts import Accounts
-from loadtest.bench.load import TOP
-from loadtest.bench.maildrops import FIRST_UID, ROOT, Tree
+from loadtest.bench.maildrops import Tree
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 5.0
@@ -36,45 +30,68 @@ class NotHere(Exception):
 
 
 class Server:
-    """One server: its files, its processes, its meter."""
+    """One server; a kind of server says what is written into its folder, and what is started."""
 
-    one_uid = False
-    start_timeout_s = START_TIMEOUT_S
+    one_uid = False  # all mail belongs to one user
 
     def __init__(self, name: str, folder: Path, accounts: Accounts) -> None:
         self.name = name
-        self.folder = folder / name
+        self.folder = folder / name.replace("/", "_")
         self.accounts = accounts
-        self.tree = Tree(folder / f"{name}.mail", self.one_uid)
+        self.tree = Tree(folder / f"{self.folder.name}.mail", self.one_uid)
         self.port = 0
         self.meter: cpu.Meter = cpu.ProcessTree()
         self.process: subprocess.Popen[bytes] | None = None
 
     # What the kinds of server differ in
 
+    @classmethod
+    def check(cls) -> str:
+        """
+        Return what it calls itself, with its version.
+
+        Raises:
+            NotHere: it is not installed, or can't be run by us.
+        """
+        raise NotImplementedError
+
     def prepare(self) -> list[str]:
         """Write the files that the server needs into its folder; return its command."""
         raise NotImplementedError
 
     def mounts(self) -> list[tuple[Path, str]]:
-        """Return what has to lie at a fixed path for it: (file or folder, path)."""
+        """Write what has to lie at a fixed path for it; returns (path, where it has to be)."""
         return self.accounts.mounts(self.folder, self.tree)
 
-    def version(self) -> str:
-        """Return what it calls itself."""
-        raise NotImplementedError
+    def by_process(self) -> dict[str, cpu.Usage]:
+        """CPU time so far by kind of process, where the kinds are known."""
+        return {}
 
     # What they have in common
 
-    def start(self, meter: str = "auto") -> None:
-        """Start it, and wait for its greeting."""
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+    @property
+    def pid(self) -> int:
+        assert self.process
+        return self.process.pid
+
+    def start(self, meter: str) -> None:
+        """
+        Start it, and wait for its greeting.
+
+        Raises:
+            NotHere: it did not come up.
+        """
         self.folder.mkdir(mode=0o755)
         self.port = _free_port()
         command = self.prepare()
         mounts = self.mounts()
         if mounts:
-            command = [*_in_namespace(mounts), *command]
-        self.meter = cpu.new_meter(self.name, meter)
+            command = _in_namespace(mounts, command)
+        self.meter = cpu.new_meter(self.folder.name, meter)
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 self.meter.enter(command),
@@ -85,44 +102,53 @@ class Server:
                 start_new_session=True,
             )
         self.meter.started(self.process.pid)
-        self._wait_for_greeting()
+        self._wait_for_greeting(self.process)
 
-    @property
-    def log(self) -> Path:
-        return self.folder / "log"
-
-    def _wait_for_greeting(self) -> None:
-        assert self.process
-        deadline = time.monotonic() + self.start_timeout_s
-        while time.monotonic() < deadline and self.process.poll() is None:
+    def _wait_for_greeting(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline and process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 2) as sock:
                 if sock.recv(512).startswith(b"+OK"):
                     sock.sendall(b"QUIT\r\n")
                     return
             time.sleep(0.05)
-        log = self.log.read_text(errors="replace")[-2000:]
         self.stop()
+        log = self.log.read_text(errors="replace")[-2000:]
         raise NotHere(f"{self.name} did not come up; its log ends with\n{log}")
 
     def stop(self) -> None:
         """End every process of it."""
         if self.process is None:
             return
-        pids = self.meter.pids()
+        known = cpu.identified(self.meter.pids())
         self.process.terminate()
-        self._wait_until_gone()
-        # Without a control group, who lost its parent meanwhile is no descendant any more.
-        for pid in {*pids, *self.meter.pids()} if self.meter.kind != "/proc" else _still(pids, self.folder):
+        self._wait_until_gone(self.process, known)
+        for pid, _ in known & cpu.identified(pid for pid, _ in known) | cpu.identified(self.meter.pids()):
             with contextlib.suppress(ProcessLookupError):
-                if pid in self.meter.pids() or self.meter.kind == "/proc":
-                    os.kill(pid, signal.SIGKILL)
-        self._wait_until_gone()
+                os.kill(pid, signal.SIGKILL)
+        self._wait_until_gone(self.process, known)
         self.process.wait()
-        self.meter.remove()
         self.process = None
+        self.meter.remove()
 
-    def _wait_until_gone(self) -> None:
-        assert self.process
+    def _wait_until_gone(self, process: subprocess.Popen[bytes], known: set[tuple[int, str]]) -> None:
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        while time.monotonic() < deadline and (self.process.poll() is None or self.meter.pids()):
+        while time.monotonic() < deadline:
+            left = known & cpu.identified(pid for pid, _ in known)
+            if process.poll() is not None and not left and not self.meter.pids():
+                return
             time.sleep(0.02)
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def _in_namespace(mounts: list[tuple[Path, str]], command: list[str]) -> list[str]:
+    """Return the command that runs `command` where other files lie at some paths."""
+    binds = [f"mount --bind {shlex.quote(str(path))} {shlex.quote(where)}" for path, where in mounts]
+    script = " && ".join([*binds, 'exec "$@"'])
+    return ["unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", script, "sh", *command]

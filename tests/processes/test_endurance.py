@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import poplib
+import pty
 import random
 import signal
 import socket
@@ -126,6 +127,26 @@ def test_sigterm_gives_sessions_the_grace_time(make_server):
     assert server.process.wait(20) == 0
     assert server.events("session_closed")[-1]["close_reason"] == "shutdown"
     assert server.site.files() == [name]
+
+
+def test_closing_the_terminal_stops_a_server_that_was_started_on_it(make_site):
+    """On a terminal SIGHUP also means that the terminal is gone: nobody could stop it any more."""
+    site = make_site(log__format="auto")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-m", "gpop", "serve", "--config", str(site.config)])
+    shown = b""
+    while b"broker_started" not in shown:
+        shown += os.read(terminal, 4096)
+    os.close(terminal)
+    ended: list[int] = []
+
+    def has_ended():
+        if not ended and os.waitpid(pid, os.WNOHANG)[0]:
+            ended.append(pid)
+        return bool(ended)
+
+    wait_until(has_ended)
 
 
 def test_serve_refuses_a_broken_config(make_site):

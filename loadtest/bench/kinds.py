@@ -1,0 +1,310 @@
+"""
+The kinds of server: gpop (also of an earlier commit), Dovecot in three configurations, Courier.
+
+Configurations are as small as can be; each says what a figure depends on. All of them listen on loopback
+without TLS, write a log to a file, and have the same accounts and mail.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import ClassVar
+
+from loadtest.bench import cpu
+from loadtest.bench.accounts import SERVICE
+from loadtest.bench.load import TOP
+from loadtest.bench.maildrops import FIRST_UID, PASSWORD, ROOT
+from loadtest.bench.servers import NotHere, Server
+
+COURIER_ROOT = "COURIER_ROOT"
+
+
+class Gpop(Server):
+    """gpop with its defaults, and its auth cache on as with the peers that have one."""
+
+    top = TOP
+    auth_cache = True
+    fronts = 1
+
+    @classmethod
+    def check(cls) -> str:
+        return f"gpop at {revision()}"
+
+    def prepare(self) -> list[str]:
+        if self.accounts.pam:
+            source = f'type = "pam"\nservice = "{SERVICE}"'
+        else:
+            source = f'type = "passwd-file"\npath = "{self.accounts.passwd_file(self.folder, self.tree, 0o600)}"'
+        config = self.folder / "gpop.toml"
+        config.write_text(f"""\
+[server]
+listen = ["127.0.0.1:{self.port}"]
+fronts = {self.fronts}
+user = "nobody"
+run_dir = "{self.folder / "run"}"
+grace_time_s = 1
+[accounts]
+first_valid_uid = 1
+first_valid_gid = 1
+[accounts.cache]
+enabled = {str(self.auth_cache).lower()}
+[[accounts.sources]]
+{source}
+[log]
+format = "json"
+""")
+        return [sys.executable, "-I", str(self.top / "gpop" / "__main__.py"), "serve", "--config", str(config)]
+
+    def by_process(self) -> dict[str, cpu.Usage]:
+        """
+        Front, auth, broker, and sessions; the fork itself is the broker's.
+
+        In clock ticks, but for the sessions: those are added up exactly before they are rounded.
+        """
+        found = {"broker": cpu.usage_of(self.pid, children=False)}
+        found["sessions"] = cpu.usage_of(self.pid) - found["broker"]
+        for pid in self.meter.pids():
+            for kind in ("front", "auth"):
+                if f"{kind}-process" in _arguments(pid):
+                    found[kind] = found.get(kind, cpu.NOTHING) + cpu.usage_of(pid)
+        return found
+
+
+class GpopWithoutCache(Gpop):
+    """gpop with its auth cache off, as it is by default: a process per password check."""
+
+    auth_cache = False
+
+
+class GpopOfCommit(Gpop):
+    """gpop of another commit, run by the same Python with the same packages."""
+
+    def prepare(self) -> list[str]:
+        self.top = self.folder / "source"
+        git = ["git", "-C", str(TOP), "archive", "--format=tar", self.name.partition("@")[2], "gpop"]
+        done = subprocess.run(git, capture_output=True, check=False)
+        if done.returncode:
+            raise NotHere(f"{self.name}: {done.stderr.decode().strip()}")
+        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+            archive.extractall(self.top, filter="data")
+        return super().prepare()
+
+
+class Dovecot(Server):
+    """Dovecot 2.3 as Debian ships it: a process per connection, and one per session; no auth cache."""
+
+    settings = ""
+    login_service = ""
+    services = ""
+    cache_key = ""
+
+    @classmethod
+    def check(cls) -> str:
+        program = shutil.which("dovecot", path=_program_path())
+        if not program:
+            raise NotHere("Dovecot is not installed (Debian: dovecot-pop3d)")
+        if not ROOT:
+            raise NotHere("Dovecot is started by root only")
+        version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+        if not version.startswith("2.3."):
+            raise NotHere(f"the configurations here are for Dovecot 2.3, this is {version.strip()}")
+        return f"Dovecot {version.split()[0]}"
+
+    def users(self) -> str:
+        if self.accounts.pam:
+            return "driver = passwd"
+        return f"driver = passwd-file\n  args = {self.folder}/passwd-file"
+
+    def passwords(self) -> str:
+        if self.accounts.pam:
+            return f"driver = pam\n  args = {self.cache_key} {SERVICE}"
+        # Its auth process is no root, so the file can be read by others; the password is known anyway.
+        path = self.accounts.passwd_file(self.folder, self.tree, 0o644)
+        return f"driver = passwd-file\n  args = {path}"
+
+    def prepare(self) -> list[str]:
+        config = self.folder / "dovecot.conf"
+        config.write_text(f"""\
+protocols = pop3
+listen = 127.0.0.1
+base_dir = {self.folder}/base
+state_dir = {self.folder}/state
+log_path = {self.log}
+ssl = no
+disable_plaintext_auth = no
+first_valid_uid = 1
+mail_location = maildir:~/Maildir
+{self.settings}
+passdb {{
+  {self.passwords()}
+}}
+userdb {{
+  {self.users()}
+}}
+service pop3-login {{
+  {self.login_service}
+  inet_listener pop3 {{
+    port = {self.port}
+  }}
+  inet_listener pop3s {{
+    port = 0
+  }}
+}}
+{self.services}
+""")
+        return [shutil.which("dovecot", path=_program_path()) or "dovecot", "-F", "-c", str(config)]
+
+
+class DovecotWithAuthCache(Dovecot):
+    """Its login processes serve many connections, passwords are cached; still a process and a uid per session."""
+
+    settings = "auth_cache_size = 10M"
+    login_service = "service_count = 0\n  process_min_avail = 2\n  process_limit = 2\n  client_limit = 4096"
+    cache_key = "cache_key=%u"
+
+
+class DovecotTuned(DovecotWithAuthCache):
+    """As fast as it gets: all mail has one uid, and processes are shared; no isolation between users."""
+
+    one_uid = True
+    settings = (
+        DovecotWithAuthCache.settings
+        + "\nmail_fsync = never\nmaildir_very_dirty_syncs = yes\npop3_no_flag_updates = yes"
+    )
+    services = "service pop3 {\n  service_count = 1000\n  process_min_avail = 4\n}"
+
+    def users(self) -> str:
+        args = f"uid={FIRST_UID} gid={FIRST_UID} home={self.tree.path}/%u allow_all_users=yes"
+        return f"driver = static\n  args = {args}"
+
+
+class Courier(Server):
+    """Courier: a process per connection that becomes the user; five processes check passwords, as shipped."""
+
+    modules = "usr/lib/courier/courier"
+    daemon = Path("/usr/lib/courier/courier-authlib/authdaemond")
+
+    @classmethod
+    def check(cls) -> str:
+        if not ROOT:
+            raise NotHere("Courier is started by root only")
+        if not (cls.root() / cls.modules / "courierpop3d").exists():
+            raise NotHere(
+                "Courier is not installed (Debian: courier-pop; it conflicts with dovecot-pop3d, so unpack it "
+                f"somewhere and name the folder in ${COURIER_ROOT})"
+            )
+        for needed in (cls.daemon, Path("/etc/courier"), Path("/run/courier"), _couriertcpd()):
+            if not needed.exists():
+                raise NotHere(f"Courier needs {needed} (Debian: courier-base, courier-authdaemon)")
+        if not shutil.which("makeuserdb", path=_program_path()):
+            raise NotHere("Courier needs makeuserdb (Debian: courier-authlib-userdb)")
+        return "Courier"
+
+    @staticmethod
+    def root() -> Path:
+        return Path(os.environ.get(COURIER_ROOT, "/"))
+
+    def mounts(self) -> list[tuple[Path, str]]:
+        etc = self.folder / "etc-courier"
+        etc.mkdir(mode=0o755)
+        (etc / "authdaemonrc").write_text(f"""\
+authmodulelist="{"authpam" if self.accounts.pam else "authuserdb"}"
+daemons=5
+authdaemonvar=/run/courier/authdaemon
+DEBUG_LOGIN=0
+DEFAULTOPTIONS=""
+LOGGEROPTS=""
+""")
+        run = self.folder / "run-courier"
+        (run / "authdaemon").mkdir(parents=True)
+        if not self.accounts.pam:
+            self._write_userdb(etc)
+        return [(etc, "/etc/courier"), (run, "/run/courier"), *super().mounts()]
+
+    def _write_userdb(self, etc: Path) -> None:
+        """Accounts in Courier's own layout; makeuserdb is run where it will find them."""
+        users = etc / "userdb"
+        # SHA-1 in base64, unsalted: as cheap to check as the plain text that the others have.
+        hashed = _sha1(PASSWORD)
+        users.write_text(
+            "".join(
+                f"{each.name}\tuid={each.uid}|gid={each.uid}|home={each.home}|shell=/bin/sh|systempw={hashed}\n"
+                for each in self.tree.maildrops
+            )
+        )
+        users.chmod(0o600)
+
+    def prepare(self) -> list[str]:
+        modules = self.root() / self.modules
+        tcpd = f"{_couriertcpd()} -address=127.0.0.1 -maxprocs=2048 -maxperip=2048 -nodnslookup -noidentlookup"
+        program = f"{modules}/courierpop3login {modules}/courierpop3d Maildir"
+        lines = ["set -e", f"PATH={_program_path()}", "export POP3AUTH= POP3AUTH_TLS= POP3_PROXY=0 MAILDIRPATH=Maildir"]
+        if not self.accounts.pam:
+            lines.append("makeuserdb")
+        lines += [f"{self.daemon} &", f"exec {tcpd} {self.port} {program}"]
+        script = self.folder / "start"
+        script.write_text("\n".join(lines) + "\n")
+        return ["/bin/sh", str(script)]
+
+
+KINDS: dict[str, type[Server]] = {
+    "gpop": Gpop,
+    "gpop-nocache": GpopWithoutCache,
+    "dovecot-tuned": DovecotTuned,
+    "dovecot-authcache": DovecotWithAuthCache,
+    "dovecot-secure": Dovecot,
+    "courier": Courier,
+}
+# What a run has if nobody says: gpop without its cache only if it is asked for.
+USUAL = [name for name in KINDS if name != "gpop-nocache"]
+
+
+def kind_of(name: str) -> type[Server]:
+    """
+    Return the class for a name on the command line; "gpop@REV" is gpop of that commit.
+
+    Raises:
+        NotHere: there is no such kind.
+    """
+    if name.startswith("gpop@"):
+        return GpopOfCommit
+    if name not in KINDS:
+        raise NotHere(f"{name}: no such server; there are {', '.join(KINDS)}, gpop@REV")
+    return KINDS[name]
+
+
+def revision() -> str:
+    """The commit of this tree, and whether there is more than that."""
+    git = ["git", "-C", str(TOP), "describe", "--always", "--dirty"]
+    done = subprocess.run(git, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "an unknown commit"
+
+
+def _program_path() -> str:
+    return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def _couriertcpd() -> Path:
+    return Path("/usr/sbin/couriertcpd")
+
+
+def _sha1(password: str) -> str:
+    import base64
+    import hashlib
+
+    return "{SHA}" + base64.b64encode(hashlib.sha1(password.encode()).digest()).decode()
+
+
+def _arguments(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    except OSError:
+        return []
+
+
