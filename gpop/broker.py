@@ -92,6 +92,7 @@ class Broker:
         broker: Any = types.SimpleNamespace(**plain["broker"])
         of_session: Any = types.SimpleNamespace(**plain["session"])
         self.settings = broker
+        self.log.debug = self.settings.log_level == "debug"
         self.sessions.adopt(of_session, self.settings.max_per_account, self.boot_id)
 
     def _prepare_run_directory(self) -> None:
@@ -420,7 +421,7 @@ def main(arguments: list[str]) -> int:
     console = log_settings["log_format"] == "console" or (
         log_settings["log_format"] == "auto" and os.isatty(1)
     )
-    log = Log(open_log(1), "broker", console, log_settings["log_level"] == "debug")
+    log = Log(open_log(1), "broker", console)
     broker = Broker(config_path, log)
     try:
         broker.start(plain)

@@ -42,6 +42,8 @@ READABLE = 1  # what libev calls EV_READ
 # A peer that is refused this often, or sends so much nonsense, has to connect again.
 MAX_REFUSALS = 5
 MAX_BAD_COMMANDS = 25
+# After so many lines the others have their turn. A login takes three or four.
+LINES_IN_A_ROW = 8
 
 REFUSALS = {
     "AUTH": LOGIN_REFUSED,
@@ -84,12 +86,14 @@ class Connection:
     def speak(self) -> str:
         """Greet and answer commands until a session has ended or the peer is gone; returns why."""
         self.client.sendall(self.front.greeting)
-        bad_commands = 0
+        bad_commands = lines = 0
         deadline = time.monotonic() + self.front.settings.login_timeout_s
         while True:
-            # A call that need not wait does not switch: without this a peer that always has more to say,
-            # and takes the answers, would be the only one to be served.
-            gevent.sleep(0)
+            lines += 1
+            if lines % LINES_IN_A_ROW == 0:
+                # A call that need not wait does not switch: without this a peer that always has more
+                # to say, and takes the answers, would be the only one to be served.
+                gevent.sleep(0)
             line = self.reader.next_line()
             if line is None:
                 octets = self._receive(deadline)
@@ -136,10 +140,10 @@ class Connection:
 
     def log(self, event: str, level: str = "info", **fields: Any) -> None:
         """Write an event of this connection."""
-        logger = self.front.logger.bind(
-            peer=self.peer[0], peer_port=self.peer[1], local=self.local[0], local_port=self.local[1]
-        )
-        getattr(logger, level)(event, **fields)
+        peer, peer_port = self.peer
+        local, local_port = self.local
+        write = getattr(self.front.logger, level)
+        write(event, peer=peer, peer_port=peer_port, local=local, local_port=local_port, **fields)
 
     # Logging in
 

@@ -92,7 +92,7 @@ class Generation:
             f"--settings-fd={settings_fd}",
             f"--log-fd={self.log.fd}",
             *(["--console"] if self.log.console else []),
-            *(["--debug"] if self.log.debug else []),
+            *(["--debug"] if self.settings["broker"]["log_level"] == "debug" else []),
         ]
         pid = start_program(arguments + listening, keep)
         theirs.close()

@@ -47,13 +47,10 @@ class Accounts:
         shutil.copytree("/etc/pam.d", etc / "pam.d")
         (etc / "pam.d" / SERVICE).write_text(STACKS[self.pam])
         hashed = hashes.make(PASSWORD.encode()).decode()
-        added = {
-            "passwd": [f"{each.name}:x:{each.uid}:{each.uid}::{each.home}:/bin/sh" for each in tree.maildrops],
-            "shadow": [f"{each.name}:{hashed}:19000:0:99999:7:::" for each in tree.maildrops],
-        }
         for name in SYSTEM_FILES:
-            copy = etc / name
-            shutil.copy(f"/etc/{name}", copy)
-            with open(copy, "a") as file:
-                file.write("".join(f"{line}\n" for line in added[name]))
+            shutil.copy(f"/etc/{name}", etc / name)
+        with open(etc / "passwd", "a") as passwd, open(etc / "shadow", "a") as shadow:
+            for each in tree.maildrops:
+                passwd.write(f"{each.name}:x:{each.uid}:{each.uid}::{each.home}:/bin/sh\n")
+                shadow.write(f"{each.name}:{hashed}:19000:0:99999:7:::\n")
         return [(etc / name, f"/etc/{name}") for name in ("pam.d", *SYSTEM_FILES)]

@@ -8,21 +8,18 @@ without TLS, write a log to a file, and have the same accounts and mail.
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from typing import ClassVar
 
 from loadtest.bench import cpu
 from loadtest.bench.accounts import SERVICE
+from loadtest.bench.courier import Courier
 from loadtest.bench.load import TOP
-from loadtest.bench.maildrops import FIRST_UID, PASSWORD, ROOT
-from loadtest.bench.servers import NotHere, Server
-
-COURIER_ROOT = "COURIER_ROOT"
+from loadtest.bench.maildrops import FIRST_UID, ROOT
+from loadtest.bench.servers import PROGRAM_PATH, NotHere, Server
 
 
 class Gpop(Server):
@@ -40,7 +37,8 @@ class Gpop(Server):
         if self.accounts.pam:
             source = f'type = "pam"\nservice = "{SERVICE}"'
         else:
-            source = f'type = "passwd-file"\npath = "{self.accounts.passwd_file(self.folder, self.tree, 0o600)}"'
+            path = self.accounts.passwd_file(self.folder, self.tree, 0o600)
+            source = f'type = "passwd-file"\npath = "{path}"'
         config = self.folder / "gpop.toml"
         config.write_text(f"""\
 [server]
@@ -59,7 +57,8 @@ enabled = {str(self.auth_cache).lower()}
 [log]
 format = "json"
 """)
-        return [sys.executable, "-I", str(self.top / "gpop" / "__main__.py"), "serve", "--config", str(config)]
+        main = str(self.top / "gpop" / "__main__.py")
+        return [sys.executable, "-I", main, "serve", "--config", str(config)]
 
     def by_process(self) -> dict[str, cpu.Usage]:
         """
@@ -106,7 +105,7 @@ class Dovecot(Server):
 
     @classmethod
     def check(cls) -> str:
-        program = shutil.which("dovecot", path=_program_path())
+        program = shutil.which("dovecot", path=PROGRAM_PATH)
         if not program:
             raise NotHere("Dovecot is not installed (Debian: dovecot-pop3d)")
         if not ROOT:
@@ -158,11 +157,11 @@ service pop3-login {{
 }}
 {self.services}
 """)
-        return [shutil.which("dovecot", path=_program_path()) or "dovecot", "-F", "-c", str(config)]
+        return [shutil.which("dovecot", path=PROGRAM_PATH) or "dovecot", "-F", "-c", str(config)]
 
 
 class DovecotWithAuthCache(Dovecot):
-    """Its login processes serve many connections, passwords are cached; still a process and a uid per session."""
+    """Login processes serve many connections, passwords are cached; still a process and a uid per session."""
 
     settings = "auth_cache_size = 10M"
     login_service = "service_count = 0\n  process_min_avail = 2\n  process_limit = 2\n  client_limit = 4096"
@@ -182,75 +181,6 @@ class DovecotTuned(DovecotWithAuthCache):
     def users(self) -> str:
         args = f"uid={FIRST_UID} gid={FIRST_UID} home={self.tree.path}/%u allow_all_users=yes"
         return f"driver = static\n  args = {args}"
-
-
-class Courier(Server):
-    """Courier: a process per connection that becomes the user; five processes check passwords, as shipped."""
-
-    modules = "usr/lib/courier/courier"
-    daemon = Path("/usr/lib/courier/courier-authlib/authdaemond")
-
-    @classmethod
-    def check(cls) -> str:
-        if not ROOT:
-            raise NotHere("Courier is started by root only")
-        if not (cls.root() / cls.modules / "courierpop3d").exists():
-            raise NotHere(
-                "Courier is not installed (Debian: courier-pop; it conflicts with dovecot-pop3d, so unpack it "
-                f"somewhere and name the folder in ${COURIER_ROOT})"
-            )
-        for needed in (cls.daemon, Path("/etc/courier"), Path("/run/courier"), _couriertcpd()):
-            if not needed.exists():
-                raise NotHere(f"Courier needs {needed} (Debian: courier-base, courier-authdaemon)")
-        if not shutil.which("makeuserdb", path=_program_path()):
-            raise NotHere("Courier needs makeuserdb (Debian: courier-authlib-userdb)")
-        return "Courier"
-
-    @staticmethod
-    def root() -> Path:
-        return Path(os.environ.get(COURIER_ROOT, "/"))
-
-    def mounts(self) -> list[tuple[Path, str]]:
-        etc = self.folder / "etc-courier"
-        etc.mkdir(mode=0o755)
-        (etc / "authdaemonrc").write_text(f"""\
-authmodulelist="{"authpam" if self.accounts.pam else "authuserdb"}"
-daemons=5
-authdaemonvar=/run/courier/authdaemon
-DEBUG_LOGIN=0
-DEFAULTOPTIONS=""
-LOGGEROPTS=""
-""")
-        run = self.folder / "run-courier"
-        (run / "authdaemon").mkdir(parents=True)
-        if not self.accounts.pam:
-            self._write_userdb(etc)
-        return [(etc, "/etc/courier"), (run, "/run/courier"), *super().mounts()]
-
-    def _write_userdb(self, etc: Path) -> None:
-        """Accounts in Courier's own layout; makeuserdb is run where it will find them."""
-        users = etc / "userdb"
-        # SHA-1 in base64, unsalted: as cheap to check as the plain text that the others have.
-        hashed = _sha1(PASSWORD)
-        users.write_text(
-            "".join(
-                f"{each.name}\tuid={each.uid}|gid={each.uid}|home={each.home}|shell=/bin/sh|systempw={hashed}\n"
-                for each in self.tree.maildrops
-            )
-        )
-        users.chmod(0o600)
-
-    def prepare(self) -> list[str]:
-        modules = self.root() / self.modules
-        tcpd = f"{_couriertcpd()} -address=127.0.0.1 -maxprocs=2048 -maxperip=2048 -nodnslookup -noidentlookup"
-        program = f"{modules}/courierpop3login {modules}/courierpop3d Maildir"
-        lines = ["set -e", f"PATH={_program_path()}", "export POP3AUTH= POP3AUTH_TLS= POP3_PROXY=0 MAILDIRPATH=Maildir"]
-        if not self.accounts.pam:
-            lines.append("makeuserdb")
-        lines += [f"{self.daemon} &", f"exec {tcpd} {self.port} {program}"]
-        script = self.folder / "start"
-        script.write_text("\n".join(lines) + "\n")
-        return ["/bin/sh", str(script)]
 
 
 KINDS: dict[str, type[Server]] = {
@@ -284,21 +214,6 @@ def revision() -> str:
     git = ["git", "-C", str(TOP), "describe", "--always", "--dirty"]
     done = subprocess.run(git, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "an unknown commit"
-
-
-def _program_path() -> str:
-    return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-def _couriertcpd() -> Path:
-    return Path("/usr/sbin/couriertcpd")
-
-
-def _sha1(password: str) -> str:
-    import base64
-    import hashlib
-
-    return "{SHA}" + base64.b64encode(hashlib.sha1(password.encode()).digest()).decode()
 
 
 def _arguments(pid: int) -> list[str]:

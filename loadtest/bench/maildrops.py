@@ -71,7 +71,6 @@ class Maildrop:
     count: int = 0
     octets: int = 0
     checksum: int = 0  # sum of its messages' checksums
-    linked: bool = False
 
     @property
     def path(self) -> Path:
@@ -155,19 +154,18 @@ class Post:
             path = maildrop.home / folder
             path.mkdir(mode=0o700)
             _give(path, maildrop.uid)
-        maildrop.linked = of.count >= LINKED_FROM
-        source = self._linked_files(of) if maildrop.linked else None
-        folders = [os.open(maildrop.path / name, os.O_RDONLY) for name in ("new", "cur")]
+        source = self._linked_files(of) if of.count >= LINKED_FROM else None
+        folders = [os.open(maildrop.path / each, os.O_RDONLY) for each in ("new", "cur")]
         pool = self.pools[of.label]
         for number in range(of.count):
             message = pool[number % len(pool)]
             base = message.name(number)
             seen = number // 2 % 2 == 0  # half of those that say W=, and half of those that don't
-            name, folder = (base + ":2,S", folders[1]) if seen else (base, folders[0])
+            name, directory = (base + ":2,S", folders[1]) if seen else (base, folders[0])
             if source is None:
-                _write(folder, name, message.file, maildrop.uid, 0o600)
+                _write(directory, name, message.file, maildrop.uid, 0o600)
             else:
-                os.link(base, name, src_dir_fd=source, dst_dir_fd=folder)
+                os.link(base, name, src_dir_fd=source, dst_dir_fd=directory)
             maildrop.note(message)
         for fd in (*folders, source):
             if fd is not None:
@@ -216,7 +214,7 @@ def _messages(of: Profile) -> Iterator[Message]:
 
 def _text(chance: random.Random) -> bytes:
     """A megabyte of lines, of which bodies are pieces."""
-    words = "of the mail box and server that is in queue header for protocol message delivery".split()
+    words = ["of", "the", "mail", "and", "server", "that", "is", "in", "header", "for", "message", "delivery"]
     lines = []
     for number in range(15000):
         line = " ".join(chance.choices(words, k=chance.randrange(4, 14)))

@@ -23,6 +23,8 @@ from loadtest.bench.maildrops import Tree
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 5.0
+# Where the peers' programs are, whatever the caller's environment says.
+PROGRAM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class NotHere(Exception):
