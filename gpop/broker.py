@@ -23,7 +23,7 @@ import time
 import types
 
 from gpop import __version__, rehearsal, signals
-from gpop.events import Log, open_log
+from gpop.events import Log, open_log, place
 from gpop.listening import listening_socket, spelled
 from gpop.privsep import channel, messages
 from gpop.programs import ConfigReader
@@ -44,7 +44,7 @@ END_TIMEOUT_S = 5.0
 # How late a session's death, or a process's, may be noticed while nobody logs in.
 POLL_MS = 100
 # The longest frame that auth or a front sends the broker: a SERVE with long paths and many groups.
-MAX_ORDER_OCTETS = 16384
+MAX_ORDER_OCTETS = 20480
 
 
 class StartFailed(Exception):
@@ -83,7 +83,7 @@ class Broker:
             StartFailed: an address can't be listened on, or the run directory can't be made.
         """
         self._adopt(plain)
-        self._prepare_run_directory()
+        _prepare_run_directory(self.settings.run_dir)
         self.listening = self._listen(self.settings.listen)
         self._start_generation(plain, self.listening)
 
@@ -94,15 +94,6 @@ class Broker:
         self.settings = broker
         self.log.debug = self.settings.log_level == "debug"
         self.sessions.adopt(of_session, self.settings.max_per_account, self.boot_id)
-
-    def _prepare_run_directory(self) -> None:
-        """Make the empty directory in which the fronts are jailed."""
-        if os.geteuid() != 0:
-            return
-        try:
-            os.makedirs(os.path.join(self.settings.run_dir, "empty"), 0o755, exist_ok=True)
-        except OSError as error:
-            raise StartFailed(f"server.run_dir: {self.settings.run_dir}: {error.strerror}") from error
 
     def _listen(self, addresses: list[str]) -> dict[str, _socket.socket]:
         """Return a listening socket for each address, those we have already among them."""
@@ -120,10 +111,14 @@ class Broker:
         now = time.monotonic()
         generation = Generation(plain, listening, self.log, now)
         self.generations.append(generation)
-        for process in generation.start(now):
-            self._watch_process(process)
+        try:
+            for name in generation.wanted():
+                self._start_process(generation, name, now)
+        except OSError as error:
+            self._starting_failed(generation, f"no process can be started: {error.strerror}")
 
-    def _watch_process(self, process: Process) -> None:
+    def _start_process(self, generation: Generation, name: str, now: float) -> None:
+        process = generation.start_process(name, now)
         self.processes[process.pid] = process
         self._watch(process.control.fileno(), lambda: self._control_readable(process))
 
@@ -137,14 +132,17 @@ class Broker:
 
     # The loop
 
-    def run(self) -> int:
-        """Handle what happens until gpop has stopped; returns the exit status."""
+    def heed_signals(self) -> None:
+        """Take note of signals from here on; `run` acts on them."""
         wakeup, wakeup_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._watch(wakeup, lambda: _drain_pipe(wakeup))
         signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
-        signals.install()
         for number in (signals.TERM, signals.INT, signals.HUP):
             signals.actions[number] = functools.partial(self.signals.add, number)
-        self._watch(wakeup, lambda: _drain_pipe(wakeup))
+        signals.install()
+
+    def run(self) -> int:
+        """Handle what happens until gpop has stopped; returns the exit status."""
         while not self._stopped():
             for fd, _ in self.poller.poll(self._poll_timeout_ms()):
                 # A handler may have closed what a later one of this round was for.
@@ -171,6 +169,7 @@ class Broker:
         waits = (
             self.sessions.running
             or self.ending
+            or self.reader
             or self.stop_at is not None
             or any(generation.missing or generation.state == STARTING for generation in self.generations)
         )
@@ -179,12 +178,22 @@ class Broker:
     def _keep_time(self, now: float) -> None:
         for generation in self.generations:
             if generation.missing:
-                for process in generation.start_missing(now):
-                    self._watch_process(process)
+                self._start_missing(generation, now)
             if generation.state == STARTING and now - generation.started > START_TIMEOUT_S:
                 self._starting_failed(generation, f"not ready within {START_TIMEOUT_S:.0f} s")
+        if self.reader and now - self.reader.started > START_TIMEOUT_S:
+            os.kill(self.reader.pid, signal.SIGKILL)
         if self.stop_at is not None and now >= self.stop_at:
             self._end_what_is_left(now)
+
+    def _start_missing(self, generation: Generation, now: float) -> None:
+        for name in generation.due(now):
+            try:
+                self._start_process(generation, name, now)
+            except OSError as error:
+                again = generation.postpone(name, now)
+                problem = f"{name} can't be started, next try in {again} s: {error.strerror}"
+                self.log.write("process_fault", "error", problem=problem)
 
     def _handle_signals(self) -> None:
         arrived = self.signals.copy()
@@ -195,6 +204,9 @@ class Broker:
             if self.on_terminal and not os.isatty(self.log.fd):
                 # The terminal was closed: nobody reads the log, and nobody could stop us.
                 self._stop(time.monotonic())
+            elif self._reloads():
+                # The file may have changed since it was read: once more, when this is done.
+                self.signals.add(signals.HUP)
             else:
                 self._read_config()
 
@@ -265,9 +277,9 @@ class Broker:
     def _became_ready(self, generation: Generation) -> None:
         if generation.state != STARTING or not generation.all_ready():
             return
-        generation.state = SERVING
         self._listen_only_on(generation.listening)
         self._adopt(generation.settings)
+        generation.serve()
         # Anything the old ones accept from here on, the new ones could have accepted as well.
         old = [other for other in self.generations if other.state == SERVING and other is not generation]
         for other in old:
@@ -305,12 +317,18 @@ class Broker:
 
     # Reload
 
+    def _reloads(self) -> bool:
+        """Whether a config is being read, or processes are being started with it."""
+        return bool(self.reader) or any(generation.state == STARTING for generation in self.generations)
+
     def _read_config(self) -> None:
         """Have the config read and checked; `_config_read` goes on when that is done."""
-        if self.reader or any(generation.state == STARTING for generation in self.generations):
-            self.log.write("reload_failed", "warning", problem="another reload is under way", kept_old=True)
+        try:
+            self.reader = reader = ConfigReader(self.config_path, time.monotonic())
+        except OSError as error:
+            problem = f"no process can be started: {error.strerror}"
+            self.log.write("reload_failed", "error", problem=problem, kept_old=True)
             return
-        self.reader = reader = ConfigReader(self.config_path)
 
         def readable() -> None:
             if not reader.read():
@@ -328,6 +346,8 @@ class Broker:
         else:
             self.ending -= 1
         answer = reader.answer()
+        if self.stop_at is not None:
+            return
         if "settings" not in answer:
             self.log.write("config_rejected", "error", config=self.config_path, problems=answer["errors"])
             return
@@ -337,6 +357,7 @@ class Broker:
 
     def _apply(self, plain: dict[str, Any]) -> None:
         try:
+            _prepare_run_directory(plain["broker"]["run_dir"])
             listening = self._listen(plain["broker"]["listen"])
         except StartFailed as error:
             self.log.write("config_rejected", "error", config=self.config_path, problems=[str(error)])
@@ -353,9 +374,9 @@ class Broker:
         self.stop_at = now + self.settings.grace_time_s
         grace = self.settings.grace_time_s
         self.log.write("shutdown_started", sessions=len(self.sessions.running), grace_time_s=grace)
-        for sock in self.listening.values():
-            sock.close()
         for generation in self.generations:
+            for sock in generation.listening.values():
+                sock.close()
             generation.drain(at_once=True)
 
     def _end_what_is_left(self, now: float) -> None:
@@ -368,6 +389,16 @@ class Broker:
             self.kill_at = now + END_TIMEOUT_S
             for pid in [*self.sessions.running, *self.processes]:
                 os.kill(pid, signal.SIGKILL)
+
+
+def _prepare_run_directory(run_dir: str) -> None:
+    """Make the empty directory in which the fronts are jailed."""
+    if os.geteuid() != 0:
+        return
+    try:
+        os.makedirs(os.path.join(run_dir, "empty"), 0o755, exist_ok=True)
+    except OSError as error:
+        raise StartFailed(f"server.run_dir: {run_dir}: {error.strerror}") from error
 
 
 def _drain_pipe(fd: int) -> None:
@@ -413,7 +444,7 @@ def _rehearse(broker: Broker) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run as the broker: `broker CONFIG SETTINGS_FD FORMAT LEVEL`, log on descriptor 1."""
+    """Run as the broker: `broker CONFIG SETTINGS_FD`, log on descriptor 1."""
     config_path, settings_fd = arguments
     with open(int(settings_fd), "rb") as file:
         plain = json.loads(file.read())
@@ -423,6 +454,7 @@ def main(arguments: list[str]) -> int:
     )
     log = Log(open_log(1), "broker", console)
     broker = Broker(config_path, log)
+    broker.heed_signals()
     try:
         broker.start(plain)
     except StartFailed as error:
@@ -434,4 +466,9 @@ def main(arguments: list[str]) -> int:
     gc.collect()
     gc.freeze()
     gc.disable()
-    return broker.run()
+    try:
+        return broker.run()
+    except Exception as error:
+        # The one outermost handler; without it nobody would ever know. Fronts and auth end with us.
+        log.write("process_fault", "error", problem=place(error))
+        return 1

@@ -14,7 +14,6 @@ and no octet of a peer or a file name reaches a line unescaped.
 from __future__ import annotations
 
 import _socket
-import errno
 import json
 import os
 import stat
@@ -86,8 +85,7 @@ SESSION_NOTES = {
     "command_received": "info",
     "reply_sent": "info",
 }
-
-_DROP_ERRORS = (errno.EAGAIN, errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.ECONNRESET)
+DIALOGUE_NOTES = ("command_received", "reply_sent")
 
 
 def open_log(fd: int) -> int:
@@ -117,6 +115,15 @@ def printable(octets: bytes, limit: int = MAX_FIELD_CHARACTERS) -> str:
 def _printable_character(character: str) -> str:
     # Not "unicode_escape": that codec is a module, and a jailed process can load none any more.
     return character if character.isprintable() else ascii(character)[1:-1]
+
+
+def place(error: BaseException) -> str:
+    """Name an error and where it came from; what it was about stays out, it may be a password."""
+    where = error.__traceback__
+    while where and where.tb_next:
+        where = where.tb_next
+    at = f" at {os.path.basename(where.tb_frame.f_code.co_filename)}:{where.tb_lineno}" if where else ""
+    return type(error).__name__ + at
 
 
 class Log:
@@ -181,10 +188,8 @@ class Log:
                 self.socket.send(octets, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
             else:
                 os.write(self.fd, octets)
-        except OSError as error:
-            if error.errno not in _DROP_ERRORS:
-                raise
-            return False
+        except OSError:
+            return False  # full, stalled or gone: whatever it is, it is no reason to end a service
         return True
 
 

@@ -12,11 +12,11 @@ Only this module imports gevent, and only it uses structlog.
 from __future__ import annotations
 
 import _socket
+import contextlib
 import json
 import os
 import pwd
 import resource
-import signal
 import socket
 import sys
 import time
@@ -31,6 +31,7 @@ from gpop import events
 from gpop.config import FrontSettings
 from gpop.pop3 import decisions, wire
 from gpop.pop3.authorization import LOGIN_REFUSED, Authorization, greeting
+from gpop.pop3.commands import without_secret
 from gpop.privsep import channel, credentials, messages
 from gpop.privsep.messages import Frame
 
@@ -44,6 +45,11 @@ MAX_REFUSALS = 5
 MAX_BAD_COMMANDS = 25
 # After so many lines the others have their turn. A login takes three or four.
 LINES_IN_A_ROW = 8
+# A session notes each kind of thing once or twice; its dialogue, if it was asked for, is as long as it is.
+MAX_NOTES = 100
+# A peer that is left has this long to take the answer and close.
+GOODBYE_TIMEOUT_S = 2.0
+MAX_GOODBYE_READS = 16
 
 REFUSALS = {
     "AUTH": LOGIN_REFUSED,
@@ -60,13 +66,22 @@ CROWDED = wire.err("Too many connections, please try again later", "SYS/TEMP")
 class Outcome:
     """What became of one login: everything that came on its session channel."""
 
-    __slots__ = ("accepted", "refused", "served", "totals")
+    __slots__ = ("accepted", "dialogue", "notes", "refused", "served", "totals")
 
-    def __init__(self) -> None:
+    def __init__(self, dialogue: bool) -> None:
+        self.dialogue = dialogue  # whether the session was asked for its dialogue
         self.accepted: dict[str, Any] | None = None
         self.refused: dict[str, Any] | None = None
         self.served = False
         self.totals: dict[str, Any] | None = None
+        self.notes = 0
+
+    def may_note(self, event: str) -> bool:
+        """Whether the session may have this written: one that was taken over must not flood the log."""
+        self.notes += 1
+        if event in events.DIALOGUE_NOTES:
+            return self.dialogue
+        return event in events.SESSION_NOTES and (self.dialogue or self.notes <= MAX_NOTES)
 
 
 class Connection:
@@ -102,12 +117,16 @@ class Connection:
                 self.reader.feed(octets)
                 continue
             deadline = time.monotonic() + self.front.settings.login_timeout_s
-            self._log_dialogue("command_received", line)
+            if self.front.events.debug:
+                octets = without_secret(line, self.reader.sasl_response)
+                self.log("command_received", "debug", detail=events.printable(octets))
             decision = self.authorization.handle(line)
             self.reader.sasl_response = self.authorization.awaits_sasl_response
             if isinstance(decision, decisions.Login):
-                if self._login(decision):
-                    return "session"
+                line = b""  # it may hold the password, and this frame lives as long as the session
+                ended = self._login(decision)
+                if ended:
+                    return ended
             else:
                 self._reply(decision.octets)
                 bad_commands += decision.octets.startswith(b"-ERR")
@@ -127,16 +146,8 @@ class Connection:
 
     def _reply(self, octets: bytes) -> None:
         if self.front.events.debug:
-            self._log_dialogue("reply_sent", octets.partition(b"\r\n")[0])
+            self.log("reply_sent", "debug", detail=events.printable(octets.partition(b"\r\n")[0]))
         self.client.sendall(octets)
-
-    def _log_dialogue(self, event: str, line: bytes | wire.LineError) -> None:
-        if not self.front.events.debug:
-            return
-        octets = line if isinstance(line, bytes) else line.name.encode()
-        if event == "command_received":
-            octets = without_secret(octets, self.reader.sasl_response)
-        self.log(event, "debug", detail=events.printable(octets))
 
     def log(self, event: str, level: str = "info", **fields: Any) -> None:
         """Write an event of this connection."""
@@ -147,47 +158,71 @@ class Connection:
 
     # Logging in
 
-    def _login(self, login: decisions.Login) -> bool:
-        """Have a login decided and served; returns whether there was a session."""
+    def _login(self, login: decisions.Login) -> str:
+        """Have a login decided and served; returns why that ended the connection, "" if it goes on."""
         # From here on the broker's "drain at once" must not cut it off.
         self.front.before_login.discard(gevent.getcurrent())
         started = time.monotonic()
         login_id = self.front.new_login_id()
         unread = self.reader.take_rest()
-        session_channel, theirs = channel.pair()
-        session_channel.setblocking(False)
-        outcome = Outcome()
+        outcome = Outcome(self.front.events.debug or login.name in self.front.dialogue_users)
         try:
+            session_channel = self._hand_over(login_id, login, started, unread, outcome.dialogue)
             try:
-                self._hand_over(login_id, login, started, unread, session_channel, theirs.fileno())
+                self._follow(login_id, session_channel, outcome)
             finally:
-                theirs.close()
-            self._follow(login_id, session_channel, outcome)
+                session_channel.close()
         except OSError:
             pass  # auth is gone, or the process that held the channel: the outcome is what it is
-        finally:
-            session_channel.close()
         if outcome.served:
             self._log_session(login_id, login, started, outcome)
-            return True
-        self._refuse(login_id, login, started, outcome)
+            return "session"
+        refused = self._log_unserved(login_id, login, started, outcome)
+        answer = REFUSALS.get(refused["code"], REFUSALS["SYS/TEMP"])
+        if outcome.accepted:
+            self._leave(answer)
+            return "unserved"
+        self._reply(answer)
+        if self.front.closing:
+            return "shutdown"
         self.front.before_login.add(gevent.getcurrent())
         self.authorization.login_refused()
         self.reader.feed(unread)
-        return False
+        return ""
+
+    def _leave(self, answer: bytes) -> None:
+        """
+        Send a last answer and close, without waiting for anybody.
+
+        A session may still hold the client's stream, or have held it, and O_NONBLOCK and
+        SO_LINGER belong to the stream: after a session that was taken over any other call
+        could stop this whole process. RFC 1939 §4 lets a server close here.
+        """
+        with contextlib.suppress(OSError):
+            self.client.settimeout(GOODBYE_TIMEOUT_S)
+            self.client.send(answer, _socket.MSG_DONTWAIT)
+            # Octets that were never read would make a reset of the close, which may destroy the answer.
+            self.client.shutdown(_socket.SHUT_WR)
+            for _ in range(MAX_GOODBYE_READS):
+                if not self.client.recv(RECEIVE_OCTETS, _socket.MSG_DONTWAIT):
+                    break
+        self._close_stream()
+
+    def _close_stream(self) -> None:
+        self.client.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, channel.NO_LINGER)
+        self.client.close()
 
     def _hand_over(
-        self,
-        login_id: int,
-        login: decisions.Login,
-        started: float,
-        unread: bytes,
-        session_channel: _socket.socket,
-        theirs: int,
-    ) -> None:
-        """Send a login to auth. The unread octets lie in the channel before anybody else holds it."""
+        self, login_id: int, login: decisions.Login, started: float, unread: bytes, dialogue: bool
+    ) -> _socket.socket:
+        """
+        Send a login to auth, and forget its password; returns our end of its session channel.
+
+        The unread octets lie in the channel before anybody else holds it.
+        """
+        session_channel, theirs = channel.pair()
+        session_channel.setblocking(False)
         channel.send(session_channel, messages.encode(messages.PIPELINED, octets=unread))
-        dialogue = self.front.events.debug or login.name in self.front.dialogue_users
         frame = messages.encode(
             messages.LOGIN,
             login_id=login_id,
@@ -201,7 +236,15 @@ class Connection:
             received_ms=int(started * 1000),
             dialogue=int(dialogue),
         )
-        channel.send(self.front.login_socket(), frame, [self.client.fileno(), theirs])
+        login.password = b""
+        try:
+            channel.send(self.front.login_socket(), frame, [self.client.fileno(), theirs.fileno()])
+        except BaseException:
+            session_channel.close()
+            raise
+        finally:
+            theirs.close()
+        return session_channel
 
     def _follow(self, login_id: int, session_channel: _socket.socket, outcome: Outcome) -> None:
         """Take what comes on the session channel until it closes."""
@@ -222,7 +265,7 @@ class Connection:
             watcher.close()
 
     def _take(self, frame: Frame, login_id: int, outcome: Outcome) -> bool:
-        """Enter a frame into the outcome; returns False for one that may not come now."""
+        """Enter a frame into the outcome; returns False for one that may not come (now, or so often)."""
         kind, fields = frame.kind, frame.fields
         if kind == messages.ACCEPTED and not (outcome.accepted or outcome.served):
             outcome.accepted = fields
@@ -231,31 +274,43 @@ class Connection:
         elif kind == messages.SERVING and outcome.accepted and not outcome.served:
             outcome.served = True
             # The stream is the session's alone now: O_NONBLOCK and all belong to the open file.
-            self.client.close()
-        elif kind == messages.NOTED and fields["event"] in events.SESSION_NOTES:
+            self._close_stream()
+        elif kind == messages.NOTED and outcome.may_note(fields["event"]):
             detail = events.printable(fields["detail"].encode())
             self.log(fields["event"], events.SESSION_NOTES[fields["event"]], login_id=login_id, detail=detail)
-        elif kind == messages.TOTALS and outcome.totals is None:
+        elif (
+            kind == messages.TOTALS
+            and outcome.totals is None
+            and len(fields["counts"]) == len(messages.COUNTS)
+        ):
             outcome.totals = fields
         else:
             return False
         return True
 
-    def _refuse(self, login_id: int, login: decisions.Login, started: float, outcome: Outcome) -> None:
-        """Log and say that there is no session; the connection stays in AUTHORIZATION."""
-        refused = outcome.refused
+    def _log_unserved(
+        self, login_id: int, login: decisions.Login, started: float, outcome: Outcome
+    ) -> dict[str, Any]:
+        """Log that there is no session; returns the refusal."""
+        refused, fault = outcome.refused, None
         if refused is None:
-            # Nobody refused and nobody served: the process that had the login is dead.
+            # Nobody refused and nobody served: the process that had the login has ended.
             reason = "session_gone" if outcome.accepted else "auth_gone"
+            if outcome.totals:
+                reason, fault = outcome.totals["close_reason"], outcome.totals["fault"] or None
             refused = {"code": "SYS/TEMP", "reason": reason, "user": "", "source": "", "auth_us": 0}
+        if outcome.accepted:
+            # Who it was auth has said. What refuses after that may be a session that was taken over.
+            refused["user"] = outcome.accepted["user"]
         self._log_refusal(
             login,
             refused,
             login_id=login_id,
             auth_ms=_milliseconds(refused["auth_us"]),
             duration_ms=_milliseconds((time.monotonic() - started) * 1e6),
+            **({"fault": fault} if fault else {}),
         )
-        self._reply(REFUSALS.get(refused["code"], REFUSALS["SYS/TEMP"]))
+        return refused
 
     def _log_refusal(
         self, login: decisions.Login | decisions.RefusedLogin, refused: dict[str, Any], **fields: Any
@@ -301,8 +356,11 @@ class Connection:
 class Front:
     """The process: its listening sockets, its connections, its ways to the broker and to auth."""
 
-    def __init__(self, settings: FrontSettings, control_fd: int, log: events.Log) -> None:
+    def __init__(
+        self, settings: FrontSettings, control_fd: int, listening: list[int], log: events.Log
+    ) -> None:
         self.settings = settings
+        self.listening = listening  # inherited sockets, until they are used
         self.events = log
         self.logger = events.structured(log)
         control = socket.socket(fileno=control_fd)
@@ -313,6 +371,7 @@ class Front:
         self.connections = 0
         self.crowded = False
         self.draining = False
+        self.closing = False  # peers before login are closed
         self.ended = gevent.event.Event()
         self.dialogue_users = {os.fsencode(name) for name in settings.log_dialogue_users}
         self.greeting = greeting(f"{settings.hostname or socket.gethostname()} POP3 server ready")
@@ -335,8 +394,9 @@ class Front:
             raise ConnectionError("auth is being started again")
         return self.auth
 
-    def listen(self, fds: list[int]) -> None:
-        """Accept on inherited listening sockets."""
+    def listen(self) -> None:
+        """Accept on the inherited listening sockets."""
+        fds, self.listening = self.listening, []
         for fd in fds:
             plain = socket.socket(fileno=fd)
             listener = gevent.socket.socket(plain.family, plain.type, plain.proto, plain.detach())
@@ -345,6 +405,7 @@ class Front:
             server.max_accept = 1
             server.start()
             self.servers.append(server)
+        self.logger.info("front_started", pid=os.getpid())
 
     def _accepted(self, client: gevent.socket.socket, address: tuple[Any, ...]) -> None:
         """Serve one connection, in a greenlet of its own: the one outermost handler for it."""
@@ -365,7 +426,7 @@ class Front:
             pass  # the peer is gone
         except Exception as error:
             reason = "fault"
-            self.logger.error("process_fault", problem=_place(error))
+            self.logger.error("process_fault", problem=events.place(error))
         finally:
             client.close()
             self.before_login.discard(this)
@@ -405,48 +466,33 @@ class Front:
                 self.drain(at_once=bool(frame.fields["at_once"]))
 
     def _attach(self, fd: int) -> None:
+        """Take over a way to auth. The first one says that all the others are ready, too: accept."""
         if self.auth is not None:
             self.auth.close()
         plain = socket.socket(fileno=fd)
         self.auth = gevent.socket.socket(plain.family, plain.type, 0, plain.detach())
+        if self.listening and not self.draining:
+            self.listen()
 
     def drain(self, at_once: bool) -> None:
         """Accept no more; end when the last connection has. `at_once`: peers before login are closed."""
         if not self.draining:
             self.logger.info("front_draining", connections=self.connections)
         self.draining = True
+        self.closing = self.closing or at_once
         for server in self.servers:
             server.close()
         self.servers = []
+        # What was accepted in this very turn of the loop has not been counted yet.
+        gevent.sleep(0)
         if at_once:
             gevent.killall(list(self.before_login), block=False)
         if not self.connections:
             self.ended.set()
 
 
-def without_secret(line: bytes, sasl_response: bool) -> bytes:
-    """Return a command line fit for a log: without the argument of PASS and every SASL response."""
-    keyword, space, rest = line.partition(b" ")
-    if sasl_response:
-        return b"(SASL response)"
-    if keyword.upper() == b"PASS" and space:
-        return keyword + b" (hidden)"
-    if keyword.upper() == b"AUTH" and b" " in rest:
-        return keyword + b" " + rest.partition(b" ")[0] + b" (hidden)"
-    return line
-
-
 def _milliseconds(microseconds: float) -> float:
     return round(microseconds / 1000, 3)
-
-
-def _place(error: Exception) -> str:
-    """Name an error and where it came from, and nothing of what it was about."""
-    where = error.__traceback__
-    while where and where.tb_next:
-        where = where.tb_next
-    place = f" at {os.path.basename(where.tb_frame.f_code.co_filename)}:{where.tb_lineno}" if where else ""
-    return type(error).__name__ + place
 
 
 def _options(arguments: list[str]) -> tuple[dict[str, str], list[int]]:
@@ -461,20 +507,25 @@ def main(arguments: list[str]) -> int:
     with open(int(options["settings-fd"]), "rb") as file:
         settings = FrontSettings(**json.load(file))
     log = events.Log(int(options["log-fd"]), "front", "console" in options, "debug" in options)
+    try:
+        _run(settings, int(options["control-fd"]), listening, log)
+    except (credentials.CredentialsRefused, KeyError, OSError) as error:
+        log.write("process_fault", "error", problem=f"the front can't start: {error}")
+        return 1
+    return 0
+
+
+def _run(settings: FrontSettings, control_fd: int, listening: list[int], log: events.Log) -> None:
+    """Become the service user, and be a front until the broker wants no more of it."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    # Started by the broker, which alone hears the terminal.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The hub opens what it needs (epoll, an eventfd) while there still is a file system.
     gevent.get_hub()
-    front = Front(settings, int(options["control-fd"]), log)
+    front = Front(settings, control_fd, listening, log)
     if os.geteuid() == 0:
         user = pwd.getpwnam(settings.user)
         credentials.become_service(user.pw_uid, user.pw_gid, os.path.join(settings.run_dir, "empty"))
     sys.path.clear()
-    front.listen(listening)
     obeying = gevent.spawn(front.obey)
-    front.logger.info("front_started", pid=os.getpid())
     front.ended.wait()
     obeying.kill()
-    return 0

@@ -25,15 +25,20 @@ def start_program(arguments: Sequence[str], keep: Sequence[int], stdout: int = 1
 
     The environment is empty but for what is set here: what an administrator's shell
     happened to hold ($DISPLAY, $PYTHONPATH, $LD_…) reaches no process of gpop's.
+
+    Raises:
+        OSError: there can't be another process now.
     """
     pid = os.fork()
     if pid:
         return pid
     try:
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # These may be sent to all of a terminal's or a service's processes; the broker alone heeds them.
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         for fd in keep:
             os.set_inheritable(fd, True)
         if stdout != 1:
@@ -63,15 +68,23 @@ class ConfigReader:
     Attributes:
         pid: the process.
         fd: readable when it has said something; the owner calls `read` then.
+        started: monotonic seconds.
     """
 
-    __slots__ = ("_octets", "fd", "pid")
+    __slots__ = ("_octets", "fd", "pid", "started")
 
-    def __init__(self, config_path: str) -> None:
-        self.fd, writing = os.pipe2(os.O_CLOEXEC)
-        self.pid = start_program(["read-config", config_path], [], stdout=writing)
-        os.close(writing)
+    def __init__(self, config_path: str, now: float) -> None:
+        """Start it. Raises OSError."""
+        self.started = now
         self._octets = bytearray()
+        self.fd, writing = os.pipe2(os.O_CLOEXEC)
+        try:
+            self.pid = start_program(["read-config", config_path], [], stdout=writing)
+        except OSError:
+            os.close(self.fd)
+            raise
+        finally:
+            os.close(writing)
 
     def read(self) -> bool:
         """Take what it has said; returns False when that was all."""

@@ -7,10 +7,11 @@ line goes.
 
 from __future__ import annotations
 
-import _socket
 import os
+import select
 
-from gpop.privsep import messages
+from gpop.pop3.commands import without_secret
+from gpop.privsep import channel, messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 SERVING = messages.encode(messages.SERVING)
 MAX_DETAIL_CHARACTERS = 500
+# How long a front may leave a session's channel full before its totals are given up.
+TOTALS_TIMEOUT_MS = 2000
 
 
 class Report:
@@ -73,19 +76,17 @@ class Report:
     def note(self, event: str, detail: str) -> None:
         """Have the front write an event; one that it can't take at once is lost."""
         octets = messages.encode(messages.NOTED, event=event, detail=detail[:MAX_DETAIL_CHARACTERS])
-        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, self._channel_fd)
-        try:
-            sock.send(octets, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
-        except OSError:
-            return
-        finally:
-            sock.detach()
+        channel.send_at_once(self._channel_fd, octets)
 
-    def note_dialogue(self, event: str, line: bytes | LineError) -> None:
-        """Have one line of the dialogue logged, where that was asked for."""
+    def note_command(self, line: bytes | LineError) -> None:
+        """Have a command logged, where the dialogue was asked for."""
         if self._dialogue:
-            octets = line if isinstance(line, bytes) else line.name.encode()
-            self.note(event, octets.decode("ascii", "backslashreplace"))
+            self.note("command_received", without_secret(line).decode("ascii", "backslashreplace"))
+
+    def note_reply(self, octets: bytes) -> None:
+        """Have the first line of a reply logged, where the dialogue was asked for."""
+        if self._dialogue:
+            self.note("reply_sent", octets.partition(b"\r\n")[0].decode("ascii", "backslashreplace"))
 
     def note_warnings(self, opened: Opened) -> None:
         """Pass on what the maildrop had to say."""
@@ -124,9 +125,10 @@ class Report:
             fault=self.fault,
             counts=counts,
         )
-        try:
-            # On a SOCK_SEQPACKET socket one write is one message.
-            os.write(self._channel_fd, octets)
-        except OSError:
-            return False
-        return True
+        if channel.send_at_once(self._channel_fd, octets):
+            return True
+        # The front is gone; or busy, or it never reads: then it does not get to keep this process for ever.
+        poller = select.poll()
+        poller.register(self._channel_fd, select.POLLOUT)
+        poller.poll(TOTALS_TIMEOUT_MS)
+        return channel.send_at_once(self._channel_fd, octets)

@@ -75,7 +75,7 @@ class Session:
             if line is None:
                 reader.feed(stream.receive())
                 continue
-            self.report.note_dialogue("command_received", line)
+            self.report.note_command(line)
             decision = self.transaction.handle(line)
             if isinstance(decision, decisions.Reply):
                 self._reply(decision.octets)
@@ -88,7 +88,7 @@ class Session:
                 return
 
     def _reply(self, octets: bytes) -> None:
-        self.report.note_dialogue("reply_sent", octets.partition(b"\r\n")[0])
+        self.report.note_reply(octets)
         self.stream.send(octets)
 
     def _send_listing(self, kind: str) -> None:
@@ -363,7 +363,9 @@ def run(
         except Exception as error:
             report.close_reason, report.fault = "fault", _described(error)
         status = 0 if report.send_totals(stream.octets_sent) else EXIT_UNREPORTED
-        stream.say_goodbye()
+        if stream.adopted:
+            stream.say_goodbye()
+        # Else the client is the front's still, which answers and goes on as soon as we are gone.
     except messages.BadFrame:
         status = EXIT_BAD_LOGIN
     finally:

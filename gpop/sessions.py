@@ -7,7 +7,6 @@ so a login's frame stays undecoded here but for whose maildrop it is about.
 
 from __future__ import annotations
 
-import _socket
 import gc
 import os
 import signal
@@ -75,8 +74,8 @@ class Sessions:
             if self.settings.lock:
                 _ask_to_end(others)
             self._fork(login, key, fds)
-        for fd in fds:
-            os.close(fd)
+        channel.close_stream(fds[0])
+        os.close(fds[1])
 
     def _fork(self, login: bytes, key: bytes, fds: list[int]) -> None:
         try:
@@ -126,8 +125,16 @@ class Sessions:
 def exit_fields(status: int) -> dict[str, Any]:
     """Return how a process ended, for the log."""
     if os.WIFSIGNALED(status):
-        return {"signal": signal.Signals(os.WTERMSIG(status)).name}
+        return {"signal": _signal_name(os.WTERMSIG(status))}
     return {"exit_status": os.WEXITSTATUS(status)}
+
+
+def _signal_name(number: int) -> str:
+    """Name a signal. Few real-time ones have a name, and a mail user may send its session any of them."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"
 
 
 def _ask_to_end(pids: Collection[int]) -> None:
@@ -139,10 +146,5 @@ def _ask_to_end(pids: Collection[int]) -> None:
 def _refuse(channel_fd: int, code: str, reason: str) -> None:
     """Tell the front, on the session channel, that there will be no session; it knows whose."""
     fields = {"code": code, "reason": reason, "user": "", "source": "broker", "auth_us": 0}
-    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, channel_fd)
-    try:
-        channel.send(sock, messages.encode(messages.REFUSED, **fields))
-    except OSError:
-        return  # the front is gone, and its clients with it
-    finally:
-        sock.detach()
+    # If that can't be the front is gone, and its clients with it; or it has filled the channel itself.
+    channel.send_at_once(channel_fd, messages.encode(messages.REFUSED, **fields))

@@ -35,6 +35,8 @@ def install() -> None:
     """Install the handlers, for this process and all that will be forked from it."""
     for number in (TERM, INT, HUP, USR1):
         signal.signal(number, _act)
+    # The launcher has let it wait until it can be heeded.
+    pthread_sigmask(signal.SIG_UNBLOCK, (HUP,))
 
 
 def block_ending() -> None:

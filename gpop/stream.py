@@ -31,6 +31,17 @@ SENDFILE_OCTETS = 1 << 24
 TIOCOUTQ = 0x5411  # asm-generic/ioctls.h; the module termios is not worth its pages in every session
 
 
+# linux/tcp.h: where tcpi_last_ack_recv is in struct tcp_info, in milliseconds.
+LAST_ACK_AT = 56
+CLIENT_GONE = (
+    errno.EPIPE,
+    errno.ECONNRESET,
+    errno.ETIMEDOUT,
+    errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+)
+
+
 class SessionEnd(Exception):
     """The session ends without UPDATE; `reason` is its close_reason in the log."""
 
@@ -46,7 +57,7 @@ class Stream:
     still being taken, the client is at work (RFC 1939 §3 is about inactivity).
     """
 
-    __slots__ = ("active", "batch", "batched", "fd", "octets_sent", "timeout_s")
+    __slots__ = ("active", "adopted", "batch", "batched", "fd", "octets_sent", "timeout_s")
 
     def __init__(self, fd: int, timeout_s: float) -> None:
         self.fd = fd
@@ -55,9 +66,11 @@ class Stream:
         self.batched = 0
         self.octets_sent = 0
         self.active = time.monotonic()
+        self.adopted = False
 
     def adopt(self) -> None:
         """Make the socket blocking, with the time-out on both directions."""
+        self.adopted = True
         sock = _stream_socket(self.fd)
         sock.setblocking(True)
         seconds = int(self.timeout_s)
@@ -90,8 +103,25 @@ class Stream:
             return octets
 
     def seconds_silent(self) -> float:
-        """Seconds since the client sent or took anything; 0 while it still has octets to take."""
-        return 0.0 if self._unsent() else time.monotonic() - self.active
+        """
+        Seconds since the client last showed itself.
+
+        With octets on their way to it, its kernel answers for it: one that is reading slowly
+        acknowledges something now and then, one that has left the network nothing.
+        """
+        silent = time.monotonic() - self.active
+        return min(silent, self._seconds_unacknowledged()) if self._unsent() else silent
+
+    def _seconds_unacknowledged(self) -> float:
+        sock = _stream_socket(self.fd)
+        try:
+            info = sock.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, LAST_ACK_AT + 4)
+        except OSError:
+            return 0.0  # not TCP: a front relays, and watches the client itself
+        finally:
+            sock.detach()
+        milliseconds: int = struct.unpack_from("I", info, LAST_ACK_AT)[0]
+        return milliseconds / 1000
 
     def _unsent(self) -> int:
         """Octets that the kernel has accepted and the client has not taken yet."""
@@ -135,15 +165,25 @@ class Stream:
             length -= sent
 
     def _waiting(self, call: Any, *arguments: Any) -> int:
-        """Do a system call that sends; a client that takes nothing for the time-out is gone."""
-        try:
-            sent: int = call(self.fd, *arguments)
-        except BlockingIOError:
-            raise SessionEnd("autologout") from None
-        except OSError as error:
-            if error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ETIMEDOUT):
-                raise SessionEnd("disconnect") from None
-            raise
+        """
+        Do a system call that sends; a client that takes nothing for the time-out is gone.
+
+        Blocked is not the same: the kernel wakes a writer only when a third of its buffer,
+        which may be megabytes, is free again.
+        """
+        unsent = self._unsent() if self.octets_sent > LARGE_OCTETS else 0
+        while True:
+            try:
+                sent: int = call(self.fd, *arguments)
+                break
+            except BlockingIOError:
+                before, unsent = unsent, self._unsent()
+                if unsent >= before:
+                    raise SessionEnd("autologout") from None
+            except OSError as error:
+                if error.errno in CLIENT_GONE:
+                    raise SessionEnd("disconnect") from None
+                raise
         self.octets_sent += sent
         self.active = time.monotonic()
         return sent

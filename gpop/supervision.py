@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _socket
 import os
+import signal
 
 from gpop.events import Log
 from gpop.privsep import channel, messages
@@ -27,6 +28,7 @@ FIRST_BACK_OFF_S = 0.2
 LAST_BACK_OFF_S = 30.0
 # One that lived this long has shown that it can: the next back-off is the first again.
 SETTLED_S = 60.0
+
 
 class Process:
     """A front or an auth: its control channel, and whether it is at work."""
@@ -74,49 +76,74 @@ class Generation:
         """Its processes that run."""
         return ([self.auth] if self.auth else []) + self.fronts
 
-    def start(self, now: float) -> list[Process]:
-        """Start auth and all fronts; returns them."""
-        count = self.settings["broker"]["fronts"]
-        return [self.start_process(name, now) for name in ("auth", *["front"] * count)]
+    def wanted(self) -> list[str]:
+        """The names of the processes that it consists of."""
+        return ["auth", *["front"] * self.settings["broker"]["fronts"]]
 
     def start_process(self, name: str, now: float) -> Process:
-        """Start one process and connect it to the others of the generation."""
-        ours, theirs = channel.pair()
-        ours.setblocking(False)
+        """
+        Start one process; in a generation that serves it is connected to the others at once.
+
+        Raises:
+            OSError: it can't be started now.
+        """
         settings_fd = settings_file(self.settings[name])
+        try:
+            ours, theirs = channel.pair()
+            try:
+                pid = self._start_program(name, theirs.fileno(), settings_fd)
+            finally:
+                theirs.close()
+        finally:
+            os.close(settings_fd)
+        ours.setblocking(False)
+        process = Process(name, pid, ours, self, now)
+        if name == "auth":
+            self.auth = process
+        else:
+            self.fronts.append(process)
+        if self.state == SERVING:
+            self._connect(self.fronts if name == "auth" else [process])
+        return process
+
+    def _start_program(self, name: str, control_fd: int, settings_fd: int) -> int:
         listening = [str(sock.fileno()) for sock in self.listening.values()] if name == "front" else []
-        keep = [theirs.fileno(), settings_fd, self.log.fd, *map(int, listening)]
+        keep = [control_fd, settings_fd, self.log.fd, *map(int, listening)]
         arguments = [
             f"{name}-process",
-            f"--control-fd={theirs.fileno()}",
+            f"--control-fd={control_fd}",
             f"--settings-fd={settings_fd}",
             f"--log-fd={self.log.fd}",
             *(["--console"] if self.log.console else []),
             *(["--debug"] if self.settings["broker"]["log_level"] == "debug" else []),
         ]
-        pid = start_program(arguments + listening, keep)
-        theirs.close()
-        os.close(settings_fd)
-        process = Process(name, pid, ours, self, now)
-        if name == "auth":
-            self.auth = process
-            for front in self.fronts:
-                self._connect(front)
-        else:
-            self.fronts.append(process)
-            self._connect(process)
-        return process
+        return start_program(arguments + listening, keep)
 
-    def _connect(self, front: Process) -> None:
-        """Give a front and auth the two ends of a new login socket."""
+    def serve(self) -> None:
+        """
+        All of it is ready: the fronts get their ways to auth, and begin to accept.
+
+        Not before: a generation that does not come up must not have taken anybody's connection.
+        """
+        self.state = SERVING
+        self._connect(self.fronts)
+
+    def _connect(self, fronts: Sequence[Process]) -> None:
+        """Give each front and auth the two ends of a new login socket."""
         if self.auth is None:
             return
-        fronts_end, auths_end = channel.pair()
         octets = messages.encode(messages.ATTACH)
-        self.auth.tell(octets, [auths_end.fileno()])
-        front.tell(octets, [fronts_end.fileno()])
-        fronts_end.close()
-        auths_end.close()
+        for front in fronts:
+            try:
+                fronts_end, auths_end = channel.pair()
+            except OSError:
+                # Useless as it is. When it is started again there may be descriptors to be had.
+                os.kill(front.pid, signal.SIGKILL)
+                continue
+            self.auth.tell(octets, [auths_end.fileno()])
+            front.tell(octets, [fronts_end.fileno()])
+            fronts_end.close()
+            auths_end.close()
 
     def ended(self, process: Process, now: float) -> float | None:
         """Forget a process that ended; returns the seconds until it is started again, None if never."""
@@ -130,22 +157,25 @@ class Generation:
         name = process.name
         if now - process.started >= SETTLED_S:
             self.back_off[name] = FIRST_BACK_OFF_S
+        return self.postpone(name, now)
+
+    def postpone(self, name: str, now: float) -> float:
+        """Have a process started later; returns in how many seconds."""
         delay = self.back_off[name]
         self.back_off[name] = min(2 * delay, LAST_BACK_OFF_S)
         self.missing.append((now + delay, name))
         return delay
 
-    def start_missing(self, now: float) -> list[Process]:
-        """Start again what ended and has waited long enough; returns what was started."""
-        due = [name for when, name in self.missing if when <= now]
+    def due(self, now: float) -> list[str]:
+        """The names of processes that have waited long enough to be started again, and wait no more."""
+        names = [name for when, name in self.missing if when <= now]
         self.missing = [(when, name) for when, name in self.missing if when > now]
-        return [self.start_process(name, now) for name in due]
+        return names
 
     def all_ready(self) -> bool:
         """Whether every process of it has said that it is at work."""
-        wanted = 1 + self.settings["broker"]["fronts"]
         running = self.processes()
-        return len(running) == wanted and all(process.ready for process in running)
+        return len(running) == len(self.wanted()) and all(process.ready for process in running)
 
     def drain(self, at_once: bool) -> None:
         """Let every process finish what it has and end; `at_once`: peers before login are closed."""

@@ -17,6 +17,7 @@ import stat
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import compress
 
 from gpop.events import printable
 from gpop.maildrop import cachefile, maildir, names, opening, statcache
@@ -235,6 +236,8 @@ class Truth:
         folders = maildir.Maildir(dir_fd)
         self.numbers: dict[bytes, int] = {}
         self.sizes: dict[bytes, tuple[int, int] | None] = {}
+        listed = statcache.take_apart(statcache.cut(opened.image.header, opened.image.load()))
+        self.inodes = dict(zip(listed.ids, listed.inodes, strict=True))
         for index in range(opened.maildrop.count):
             location = opened.maildrop.location(index)
             self.numbers[location.unique_id] = index + 1
@@ -245,7 +248,8 @@ class Truth:
 
 def _measured(folders: maildir.Maildir, folder: int, name: bytes) -> tuple[int, int] | None:
     try:
-        return folders.measure(folder, name)
+        octets, form, _ = folders.measure(folder, name)
+        return octets, form
     except OSError:
         return None
 
@@ -264,13 +268,15 @@ def verify(dir_fd: int, args: argparse.Namespace) -> int:
         print(f"wrong      {REASONS[bad.reason]}")
         return 1
     truth = Truth(dir_fd, options)
-    wrong = [*_inconsistencies(verdict.image, known), *_wrong_messages(known, truth)]
-    moved = list(_wrong_listing(known, truth))
+    # A file that was put in another's place is measured by the next session, if that is no hit.
+    same = [inode == truth.inodes.get(shown) for shown, inode in zip(known.ids, known.inodes, strict=True)]
+    wrong = [*_inconsistencies(verdict.image, known), *_wrong_messages(known, truth, same)]
+    stale = [*_wrong_messages(known, truth, [not each for each in same]), *_wrong_listing(known, truth)]
     if verdict.outcome == opening.HIT:
-        wrong += moved
+        wrong, stale = wrong + stale, []
     for line in wrong:
         print(f"wrong      {line}")
-    for line in [] if verdict.outcome == opening.HIT else moved:
+    for line in stale:
         print(f"stale      {line}")
     if not wrong:
         print(f"right      {len(known.ids)} messages compared with their files")
@@ -282,7 +288,7 @@ def _inconsistencies(image: Image, known: Known) -> Iterator[str]:
     header: Header = image.header
     if header.octets != sum(known.octets):
         yield f"octets of all messages: header says {header.octets}, table {sum(known.octets)}"
-    same = statcache.render(statcache.NOTHING, known.ids, known.octets, list(known.flags), known.names)
+    same = statcache.render(statcache.NOTHING, known)
     again = statcache.assemble(statcache.NOTHING, same, header.octets, header.facts())
     if again != image.load():
         yield "listings and table do not belong together"
@@ -294,8 +300,9 @@ def _inconsistencies(image: Image, known: Known) -> Iterator[str]:
             yield f"message {index + 1}: {error}"
 
 
-def _wrong_messages(known: Known, truth: Truth) -> Iterator[str]:
-    for shown, octets, mark in zip(known.ids, known.octets, known.flags, strict=True):
+def _wrong_messages(known: Known, truth: Truth, wanted: list[bool]) -> Iterator[str]:
+    messages = zip(known.ids, known.octets, known.flags, strict=True)
+    for shown, octets, mark in compress(messages, wanted):
         true = truth.sizes.get(shown)
         if true is None:
             continue  # gone, or can't be read: nothing to compare with

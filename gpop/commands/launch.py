@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import signal
 import sys
 
 from gpop import programs
@@ -27,6 +28,8 @@ def serve(config_path: str) -> int:
 
     Log lines go to standard output, problems found before that to standard error.
     """
+    # Until the broker can heed it (`signals.install`): it must not end a server that is about to start.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         settings = reading.load(config_path)
     except ConfigErrors as errors:

@@ -28,6 +28,8 @@ DRAFT_PREFIX = CACHE_NAME + "."
 DRAFT_LIFE_S = 3600
 READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 DRAFT_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# What opening may answer that says more than that it can't be read.
+OPEN_FAILURES = {errno.ENOENT: "absent", errno.ELOOP: "not_a_file", errno.ENXIO: "not_a_file"}
 
 # A body up to this size is read with the header and its crc checked, whoever wrote it when.
 SMALL_BODY_OCTETS = 256 * 1024
@@ -108,22 +110,9 @@ def open_image(dir_fd: int) -> Image:
     Raises:
         BadCache: there is none ("absent"), or none that can be used, with the reason.
     """
+    fd = -1
     try:
         fd = system.open_file(CACHE_NAME, READ_FLAGS, dir_fd=dir_fd)
-    except OSError as error:
-        raise BadCache(OPEN_FAILURES.get(error.errno or 0, "unreadable")) from None
-    try:
-        return _read_image(fd)
-    except BaseException:
-        os.close(fd)
-        raise
-
-
-OPEN_FAILURES = {errno.ENOENT: "absent", errno.ELOOP: "not_a_file", errno.ENXIO: "not_a_file"}
-
-
-def _read_image(fd: int) -> Image:
-    try:
         status = system.fstat(fd)
         if not S_ISREG(status.st_mode):
             raise BadCache("not_a_file")
@@ -131,16 +120,20 @@ def _read_image(fd: int) -> Image:
             raise BadCache("other_owner")
         small = status.st_size <= HEADER_OCTETS + SMALL_BODY_OCTETS
         octets = system.pread(fd, status.st_size if small else HEADER_OCTETS, 0)
-    except OSError:
-        raise BadCache("unreadable") from None
-    header = statcache.parse_header(octets, status.st_size)
-    if not small:
-        return Image(header, None, fd)
-    if len(octets) != status.st_size:
-        raise BadCache("truncated")
-    if crc32(memoryview(octets)[HEADER_OCTETS:]) != header.body_crc:
-        raise BadCache("body_damaged")
-    return Image(header, octets, fd)
+        header = statcache.parse_header(octets, status.st_size)
+        if not small:
+            return Image(header, None, fd)
+        if len(octets) != status.st_size:
+            raise BadCache("truncated")
+        if crc32(memoryview(octets)[HEADER_OCTETS:]) != header.body_crc:
+            raise BadCache("body_damaged")
+        return Image(header, octets, fd)
+    except BaseException as error:
+        if fd >= 0:
+            os.close(fd)
+        if isinstance(error, OSError):
+            raise BadCache(OPEN_FAILURES.get(error.errno or 0, "unreadable")) from None
+        raise
 
 
 def is_current(dir_fd: int, image: Image) -> bool:

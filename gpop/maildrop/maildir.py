@@ -29,6 +29,7 @@ from gpop.pop3 import encoding
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from gpop.maildrop.reconcile import Listing
     from gpop.maildrop.statcache import Signature
 
     # Base name -> (folder, name) of each file that has it.
@@ -50,6 +51,8 @@ DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO that was put in a message's place must not wait for its writer.
 FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 CHUNK_OCTETS = 65536
+# So much of an inode number is looked at, and kept in the statcache.
+INODE_BITS = 0xFFFFFFFF
 
 # What opening or reading one file may answer when only that file is at fault. Anything else
 # (no descriptors, no memory) is a fault of the moment, and no reason to guess at sizes.
@@ -83,7 +86,7 @@ class Maildir:
     A Maildir, through its descriptor, which stays its owner's.
 
     Attributes:
-        skipped: entries met by `names` that are no regular files, by folder.
+        skipped: entries met by `files` that are no regular files, by folder.
     """
 
     __slots__ = ("_folder_fds", "dir_fd", "skipped")
@@ -96,32 +99,35 @@ class Maildir:
     def close(self) -> None:
         """Close the folders; the Maildir's own descriptor stays open."""
         for folder in (NEW, CUR):
-            self._close_folder(folder)
+            if self._folder_fds[folder] >= 0:
+                self._close_folder(folder)
 
     def _close_folder(self, folder: int) -> None:
-        if self._folder_fds[folder] >= 0:
-            os.close(self._folder_fds[folder])
-            self._folder_fds[folder] = -1
+        os.close(self._folder_fds[folder])
+        self._folder_fds[folder] = -1
 
     # Folders
 
-    def signature(self, folder: int) -> Signature:
+    def signatures(self) -> tuple[Signature, Signature]:
         """
-        Return what tells whether a folder has changed.
+        Return what tells whether new/ and cur/ have changed.
 
         Raises:
-            MaildropUnavailable: it is missing, or no directory.
+            MaildropUnavailable: one is missing, or no directory.
         """
+        folder = NEW
         try:
-            status = system.stat(FOLDERS[folder], dir_fd=self.dir_fd, follow_symlinks=False)
+            new = system.stat(FOLDERS[NEW], dir_fd=self.dir_fd, follow_symlinks=False)
+            folder = CUR
+            cur = system.stat(FOLDERS[CUR], dir_fd=self.dir_fd, follow_symlinks=False)
         except OSError as error:
             raise _unavailable(folder, error.errno) from error
-        if not S_ISDIR(status.st_mode):
-            raise _unavailable(folder, errno.ENOTDIR)
-        return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
-
-    def signatures(self) -> tuple[Signature, Signature]:
-        return self.signature(NEW), self.signature(CUR)
+        if not (S_ISDIR(new.st_mode) and S_ISDIR(cur.st_mode)):
+            raise _unavailable(CUR if S_ISDIR(new.st_mode) else NEW, errno.ENOTDIR)
+        return (
+            (new.st_dev, new.st_ino, new.st_mtime_ns, new.st_ctime_ns),
+            (cur.st_dev, cur.st_ino, cur.st_mtime_ns, cur.st_ctime_ns),
+        )
 
     def folder_fd(self, folder: int) -> int:
         """Return a descriptor of a folder, kept open for later."""
@@ -134,33 +140,36 @@ class Maildir:
             self._folder_fds[folder] = fd
         return fd
 
-    def names(self, folder: int) -> list[bytes]:
+    def files(self, folder: int) -> Listing:
         """
-        Return the names of a folder's messages: its regular files, but for dot files.
+        Return a folder's messages, its regular files but for dot files: names, and low bits of inodes.
 
-        Where the file system tells the type with the name, no file is looked at.
+        Where the file system tells type and inode with the name, no file is looked at.
 
         Raises:
             MaildropUnavailable: the folder can't be listed.
         """
-        self._close_folder(folder)  # it may be another directory by now
-        listed: list[str] = []
+        if self._folder_fds[folder] >= 0:
+            self._close_folder(folder)  # it may be another directory by now
+        files: list[os.DirEntry[str]] = []
         skipped = 0
         try:
             with system.scandir(self.folder_fd(folder)) as entries:
                 for entry in entries:
                     if entry.is_file(follow_symlinks=False):
-                        listed.append(entry.name)
+                        files.append(entry)
                     elif entry.name[0] != ".":
                         skipped += 1
         except OSError as error:
             raise _unavailable(folder, error.errno) from error
         self.skipped[folder] = skipped
-        listed = [name for name in listed if name[0] != "."]
-        if not listed:
-            return []
+        files = [entry for entry in files if entry.name[0] != "."]
+        if not files:
+            return {}
         # All at once, because there may be 100,000; no name can hold a slash.
-        return "/".join(listed).encode(sys.getfilesystemencoding(), "surrogateescape").split(b"/")
+        joined = "/".join([entry.name for entry in files])
+        encoded = joined.encode(sys.getfilesystemencoding(), "surrogateescape").split(b"/")
+        return dict(zip(encoded, [entry.inode() & INODE_BITS for entry in files], strict=True))
 
     def places(self, wanted: set[bytes] | None = None) -> tuple[Places, bool]:
         """
@@ -171,7 +180,7 @@ class Maildir:
         before = self.signatures()
         places: Places = {}
         for folder in (NEW, CUR):  # in this order: a file moved meanwhile is seen twice, never missed
-            for name in self.names(folder):
+            for name in self.files(folder):
                 base = names.base_name(name)
                 if wanted is None or base in wanted:
                     places.setdefault(base, []).append((folder, name))
@@ -179,18 +188,24 @@ class Maildir:
 
     # Files
 
-    def measure(self, folder: int, name: bytes) -> tuple[int, int]:
-        """Read a file; return its octets on the wire and its form. Raises OSError."""
+    def measure(self, folder: int, name: bytes) -> tuple[int, int, os.stat_result]:
+        """
+        Read a file; return its octets on the wire, its form, and its status before it was read.
+
+        Raises:
+            OSError: it can't be read.
+        """
         fd = system.open_file(name, FILE_FLAGS, dir_fd=self.folder_fd(folder))
         try:
+            status = system.fstat(fd)
             chunk = system.read(fd, CHUNK_OCTETS)
             if len(chunk) < CHUNK_OCTETS:
-                return encoding.measure(chunk)
+                return *encoding.measure(chunk), status
             measure = encoding.Measure()
             while chunk:
                 measure.feed(chunk)
                 chunk = system.read(fd, CHUNK_OCTETS)
-            return measure.result()
+            return *measure.result(), status
         finally:
             os.close(fd)
 
@@ -214,9 +229,9 @@ class Maildir:
             return None
         return (status.st_dev, status.st_ino) if S_ISREG(status.st_mode) else None
 
-    def open_message(self, folder: int, name: bytes) -> tuple[int, int]:
+    def open_message(self, folder: int, name: bytes) -> tuple[int, os.stat_result]:
         """
-        Return a descriptor of a message's file, and its size.
+        Return a descriptor of a message's file, and the status of that.
 
         Raises:
             FileNotFoundError: there is none under this name.
@@ -236,7 +251,7 @@ class Maildir:
         if not S_ISREG(status.st_mode):
             os.close(fd)
             raise MessageUnreadable("a message's file is no regular file any more")
-        return fd, status.st_size
+        return fd, status
 
 
 def digest_of(fd: int) -> bytes:
@@ -288,18 +303,19 @@ def lock(dir_fd: int, wait_s: float) -> None:
                 raise MaildropInUse("another session has this maildrop open", errno.EAGAIN)
             system.sleep(min(LOCK_POLL_S, left))
     except BaseException:
-        _close_lock_file(dir_fd)
+        if dir_fd in _lock_files:
+            _close_lock_file(dir_fd)
         raise
 
 
 def _close_lock_file(dir_fd: int) -> None:
-    if dir_fd in _lock_files:
-        os.close(_lock_files.pop(dir_fd))
+    os.close(_lock_files.pop(dir_fd))
 
 
 def unlock(dir_fd: int) -> None:
     """Give back the session lock, if it was taken."""
-    _close_lock_file(dir_fd)
+    if dir_fd in _lock_files:
+        _close_lock_file(dir_fd)
     try:
         system.flock(dir_fd, fcntl.LOCK_UN)
     except OSError:

@@ -103,6 +103,11 @@ class Maildrop:
         (octets,) = struct.unpack("<Q", self._image.read(self.header.octets_at(index), 8))
         return int(octets)
 
+    def stamp(self, index: int) -> int:
+        """Return the stamp of the file that a message's form was seen in."""
+        (stamp,) = struct.unpack("<I", self._image.read(self.header.stamps_at(index), 4))
+        return int(stamp)
+
     def scan_line(self, index: int) -> bytes:
         """Return a message's scan listing, without CRLF."""
         start_at, section = self.header.list_start_at(index), self.header.uidl_end

@@ -28,6 +28,7 @@ from gpop.maildrop.statcache import (
     NOTHING,
     BadCache,
     Facts,
+    Known,
 )
 from gpop.maildrop.update import Update, UpdateResult
 from gpop.pop3 import encoding
@@ -130,9 +131,11 @@ def open_maildrop(dir_fd: int, options: Options) -> Opened:
             verdict = judge(folders, options)
         else:
             verdict = Verdict(OFF, "disabled", folders.signatures(), None)
-        image = _adopted(folders, options, verdict, warnings)
-        if image is None:
+        image = verdict.image
+        if image is None or verdict.outcome != HIT:
             image = _renewed(folders, options, verdict, warnings)
+        elif verdict.reason != "unchanged":
+            image = _written_again(folders, options, image, warnings)
     except OSError as error:
         folders.close()
         raise MaildropUnavailable(f"the maildrop can't be read: {error}", error.errno) from error
@@ -153,17 +156,13 @@ def absent_maildrop() -> Opened:
     return Opened(None, Options(cache=False), verdict, image, [])
 
 
-def _adopted(folders: Maildir, options: Options, verdict: Verdict, warnings: Warnings) -> Image | None:
+def _written_again(folders: Maildir, options: Options, image: Image, warnings: Warnings) -> Image:
     """
-    Return the image of a hit, else None.
+    Write an image that was checked because another run of the kernel wrote it under this one.
 
-    One that was checked because another run of the kernel wrote it is written again under
-    this one, so that it is checked once, not on every poll until mail comes.
+    So it is checked once, not on every poll until mail comes.
     """
-    image = verdict.image
-    if image is None or verdict.outcome != HIT:
-        return None
-    if verdict.reason == "unchanged" or not options.boot_id or image.octets is None:
+    if not options.boot_id or image.octets is None:
         return image
     facts = image.header.facts()
     facts.boot_id = options.boot_id
@@ -217,6 +216,7 @@ class Opened:
         "_options",
         "_places",
         "_places_at",
+        "_stamps",
         "cache_ms",
         "image",
         "maildrop",
@@ -235,7 +235,8 @@ class Opened:
     ) -> None:
         self._folders = folders  # None: there is no Maildir, and so no message either
         self._options = options
-        self._learned: dict[int, tuple[int, int]] = {}
+        self._stamps: dict[int, int] = {}  # of the files that were opened, by index
+        self._learned: dict[int, tuple[int, int, int]] = {}
         self._has_corrections = False
         self._places: Places = {}
         self._places_at: tuple[Signature, Signature] | None = None
@@ -257,19 +258,20 @@ class Opened:
         location = self.maildrop.location(index)
         assert self._folders is not None
         try:
-            fd, file_size = self._folders.open_message(location.folder, location.name)
+            fd, status = self._folders.open_message(location.folder, location.name)
         except FileNotFoundError:
-            fd, file_size = self._open_elsewhere(self._folders, location)
+            fd, status = self._open_elsewhere(self._folders, location)
         try:
             if location.is_twin:
                 _check_twin(fd, location)
             listed = self.maildrop.octets(index)
+            form = self._form(index, location.form, status, listed)
         except BaseException:
             os.close(fd)
             raise
-        return OpenMessage(fd, file_size, _form(location, file_size, listed), listed)
+        return OpenMessage(fd, status.st_size, form, listed)
 
-    def _open_elsewhere(self, folders: Maildir, location: Location) -> tuple[int, int]:
+    def _open_elsewhere(self, folders: Maildir, location: Location) -> tuple[int, os.stat_result]:
         """Open the file of a message that another program renamed."""
         signatures = folders.signatures()
         if signatures != self._places_at:
@@ -290,6 +292,21 @@ class Opened:
                 break
         raise MessageVanished("a message's file is gone", errno.ENOENT)
 
+    def _form(self, index: int, form: int, status: os.stat_result, listed: int) -> int:
+        """Return what is remembered of a message's form, if its file is what it was and can have it."""
+        clock_ns = self.image.header.clock_ns
+        stamp = reconcile.file_stamp(status.st_mtime_ns, status.st_size, clock_ns)
+        self._stamps[index] = stamp
+        if not form or not stamp or stamp != self.maildrop.stamp(index):
+            return encoding.FORM_UNKNOWN
+        if status.st_ctime_ns >= clock_ns:  # it may have been written to, and its mtime set back
+            return encoding.FORM_UNKNOWN
+        if form == encoding.FORM_WIRE and status.st_size != listed:
+            return encoding.FORM_UNKNOWN
+        if form == encoding.FORM_PLAIN_LF and not status.st_size <= listed <= 2 * status.st_size:
+            return encoding.FORM_UNKNOWN
+        return form
+
     def learned(self, index: int, octets: int, form: int) -> None:
         """
         Take note of what a complete RETR has shown of a message.
@@ -302,7 +319,8 @@ class Opened:
             self._has_corrections = True  # one event is enough, however many names lie
             fields: dict[str, int | str] = {"message": index + 1, "listed": listed, "octets": octets}
             self.warnings.append(("size_corrected", fields))
-        self._learned[index] = (octets, form)
+        stamp = self._stamps.get(index, 0)
+        self._learned[index] = (octets, form if stamp else encoding.FORM_UNKNOWN, stamp)
 
     def update(self) -> UpdateResult:
         """
@@ -336,11 +354,14 @@ class Opened:
         draft = None
         try:
             known = statcache.take_apart(statcache.cut(self.image.header, self.image.load()))
-            octets, flags = list(known.octets), list(known.flags)
-            for index, (true_octets, form) in self._learned.items():
+            octets, flags, stamps = list(known.octets), list(known.flags), list(known.stamps)
+            for index, (true_octets, form, stamp) in self._learned.items():
                 octets[index] = true_octets
+                stamps[index] = stamp
                 flags[index] = flags[index] & ~(FORM_BITS | ESTIMATED) | MEASURED | form << FORM_SHIFT
-            columns = statcache.render(NOTHING, known.ids, octets, flags, known.names)
+            columns = statcache.render(
+                NOTHING, Known(known.ids, octets, flags, known.names, known.inodes, stamps)
+            )
             draft = Draft(dir_fd)
             fresh = statcache.assemble(NOTHING, columns, sum(octets), self.image.header.facts())
             os.close(draft.publish(fresh))
@@ -358,13 +379,3 @@ def _check_twin(fd: int, location: Location) -> None:
         raise MessageUnreadable("a message's file can't be read", error.errno) from error
     if not names.is_derived(location.unique_id, twin):
         raise MessageChanged("a file does not have the content that its unique-id was made of")
-
-
-def _form(location: Location, file_size: int, listed: int) -> int:
-    """Return what is remembered of a message's form, if a file of this size can have it."""
-    form = location.form
-    if form == encoding.FORM_WIRE and file_size != listed:
-        return encoding.FORM_UNKNOWN
-    if form == encoding.FORM_PLAIN_LF and not file_size <= listed <= 2 * file_size:
-        return encoding.FORM_UNKNOWN
-    return form

@@ -8,19 +8,23 @@ Executed by the session, as the mail user.
 
 from __future__ import annotations
 
+from zlib import crc32
+
 from gpop.maildrop import names, statcache
 from gpop.maildrop.names import CUR, NEW
-from gpop.maildrop.statcache import ESTIMATED, FORM_BITS, LINKED, MEASURED, NAMED, RACY, TWIN
+from gpop.maildrop.statcache import ESTIMATED, FORM_BITS, LINKED, MEASURED, NAMED, RACY, TWIN, Known
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from gpop.maildrop.statcache import Columns, Header, Known, Signature
+    from gpop.maildrop.statcache import Columns, Header, Signature
 
-    # (base name, unique-id if it is a twin else b"", name, flags in the table: folder, TWIN, LINKED).
+    # (base name, unique-id if it is a twin else b"", name, flags in the table: folder, TWIN, LINKED; inode).
     # Tuples, in this order, because that is the order of messages, and there may be 100,000 of them.
-    Found = tuple[bytes, bytes, bytes, int]
+    Found = tuple[bytes, bytes, bytes, int, int]
+    # What readdir says of a folder's messages: name and inode.
+    Listing = dict[bytes, int]
 
 
 # Octets of a message that has to be looked into.
@@ -59,20 +63,33 @@ def changed_folders(header: Header, signatures: tuple[Signature, Signature]) -> 
 
 def change_reason(header: Header, signatures: tuple[Signature, Signature]) -> str:
     """Return the log's word for why the folders are looked at again; "unchanged" if they need not be."""
-    changed = [f for f in (NEW, CUR) if signatures[f] != statcache.folder_signature(header, f)]
-    if len(changed) == 2:
-        return "both_changed"
-    if changed:
-        return f"{names.FOLDERS[changed[0]]}_changed"
+    new_is_same, cur_is_same = signatures[NEW] == header.new, signatures[CUR] == header.cur
+    if not new_is_same:
+        return "new_changed" if cur_is_same else "both_changed"
+    if not cur_is_same:
+        return "cur_changed"
     return "racy" if header.flags & (RACY[NEW] | RACY[CUR]) else "unchanged"
+
+
+def file_stamp(mtime_ns: int, size: int, clock_ns: int) -> int:
+    """
+    Return what tells whether a file has the content that it had when it was looked at; 0 if nothing does.
+
+    Whoever writes into a file sets its mtime, and after `clock_ns`, a reading of the file
+    system's own clock before the look, he sets it to that at least. A file with a younger
+    one may have been looked at before the last write, so it has no stamp.
+    """
+    if mtime_ns >= clock_ns:
+        return 0
+    return crc32(b"%d %d" % (mtime_ns, size)) or 1
 
 
 # Files become messages
 
 
-def gathered(folder: int, file_names: Iterable[bytes]) -> list[Found]:
-    """Return the files of one folder, each as if it were the only one with its base name."""
-    return [(name.partition(b":")[0], b"", name, folder) for name in file_names]
+def gathered(folder: int, files: Iterable[tuple[bytes, int]]) -> list[Found]:
+    """Return files of one folder (name, inode), each as if it were the only one with its base name."""
+    return [(name.partition(b":")[0], b"", name, folder, inode) for name, inode in files]
 
 
 def of_one_base(found: list[Found]) -> dict[bytes, list[Found]]:
@@ -93,14 +110,23 @@ def in_order(found: list[Found]) -> list[Found]:
 
 
 class Messages:
-    """Messages in message order, being completed; one entry per message in each list."""
+    """
+    Messages in message order, being completed; one entry per message in each list.
 
-    __slots__ = ("flags", "found", "octets")
+    Attributes:
+        found, octets, flags, stamps: as in the table, but for UNMEASURED octets.
+        doubts: by index, octets and stamp of messages that are in another file than they were: of
+            those that are UNMEASURED the ones whose file may turn out to be as it was, restored.
+    """
 
-    def __init__(self, found: list[Found], octets: list[int], flags: list[int]) -> None:
+    __slots__ = ("doubts", "flags", "found", "octets", "stamps")
+
+    def __init__(self, found: list[Found], octets: list[int], flags: list[int], stamps: list[int]) -> None:
         self.found = found
         self.octets = octets
         self.flags = flags
+        self.stamps = stamps
+        self.doubts: dict[int, tuple[int, int]] = {}
 
     def unmeasured(self) -> list[int]:
         """Return the indexes of messages whose octets nobody has told yet."""
@@ -116,6 +142,7 @@ class Messages:
             [self.found[index] for index in left],
             [self.octets[index] for index in left],
             [self.flags[index] for index in left],
+            [self.stamps[index] for index in left],
         )
 
 
@@ -124,25 +151,35 @@ def recall(known: Known, found: list[Found]) -> Messages:
     Return the messages with what is known of their octets: from the cache, else from `W=`.
 
     What the cache has goes first, since it may be a correction of a `W=` that lies. Nothing
-    is believed of a twin: its name's `W=` is that of the other one, too.
+    is believed of a twin: its name's `W=` is that of the other one, too. Nor is anything of
+    a message that is in another file than it was: a filter has rewritten it.
     """
     memory = {
-        (names.base_name(name) if mark & NAMED else shown): (octets, mark & REMEMBERED)
-        for shown, octets, mark, name in zip(known.ids, known.octets, known.flags, known.names, strict=True)
+        (names.base_name(name) if mark & NAMED else shown): (octets, mark & REMEMBERED, inode, stamp)
+        for shown, octets, mark, name, inode, stamp in zip(
+            known.ids, known.octets, known.flags, known.names, known.inodes, known.stamps, strict=True
+        )
         if not mark & (TWIN | ESTIMATED)
     }
     all_octets: list[int] = []
     all_flags: list[int] = []
-    for base, _twin, _name, mark in found:
+    all_stamps: list[int] = []
+    messages = Messages(found, all_octets, all_flags, all_stamps)
+    for base, _twin, _name, mark, inode in found:
         if mark & TWIN:
-            octets, remembered = UNMEASURED, 0
+            octets, remembered, stamp = UNMEASURED, 0, 0
         elif base in memory:
-            octets, remembered = memory[base]
+            octets, remembered, inode_then, stamp = memory[base]
+            if inode != inode_then:
+                if stamp:
+                    messages.doubts[len(all_octets)] = (octets, stamp)
+                octets, remembered, stamp = UNMEASURED, 0, 0
         else:
-            octets, remembered = names.wire_octets(base), 0
+            octets, remembered, stamp = names.wire_octets(base), 0, 0
         all_octets.append(octets)
         all_flags.append(mark | remembered)
-    return Messages(found, all_octets, all_flags)
+        all_stamps.append(stamp)
+    return messages
 
 
 def rendered(messages: Messages, before: Columns) -> Columns:
@@ -154,7 +191,8 @@ def rendered(messages: Messages, before: Columns) -> Columns:
         mark if shown == base else mark | NAMED
         for mark, shown, base in zip(messages.flags, ids, bases, strict=True)
     ]
-    return statcache.render(before, ids, messages.octets, flags, [one[2] for one in messages.found])
+    file_names, inodes = [one[2] for one in messages.found], [one[4] for one in messages.found]
+    return statcache.render(before, Known(ids, messages.octets, flags, file_names, inodes, messages.stamps))
 
 
 def needs_both_folders(messages: Messages) -> bool:
@@ -165,19 +203,19 @@ def needs_both_folders(messages: Messages) -> bool:
 # The usual refresh: nothing but new mail
 
 
-def additions(known: Known, listings: dict[int, list[bytes]]) -> list[Found] | None:
+def additions(known: Known, listings: dict[int, Listing]) -> list[Found] | None:
     """
     Return the messages to append to what is known, in order, if that is all there is to do.
 
-    None if something known is gone or has another name, or if a new message does not
-    follow the known ones in message order: then everything has to be put together anew.
+    None if something known is gone, has another name or is another file, or if a new message does
+    not follow the known ones in message order: then everything has to be put together anew.
     """
     added: list[Found] = []
-    for folder, listed in listings.items():
-        names_now, names_then = set(listed), known.names_in(folder)
-        if not names_now.issuperset(names_then):
+    for folder, now in listings.items():
+        then = known.files_in(folder)
+        if [*map(now.get, then)] != [*then.values()]:
             return None
-        added += gathered(folder, names_now.difference(names_then))
+        added += gathered(folder, [(name, now[name]) for name in now.keys() - then.keys()])
     added = in_order(added)
     if of_one_base(added):
         return None
@@ -191,7 +229,7 @@ def additions(known: Known, listings: dict[int, list[bytes]]) -> list[Found] | N
 
 def may_share_id(added: list[Found], columns: Columns) -> bool:
     """Whether a message to append may have the unique-id of a known one, which takes a hash on one side."""
-    for base, _twin, _name, _mark in added:
+    for base, _twin, _name, _mark, _inode in added:
         shown = names.unique_id(base)
         if names.looks_hashed(shown) and b" %b\r\n" % shown in columns.uidl:
             return True

@@ -31,6 +31,8 @@ from gpop.maildrop.stock import Stock, take_stock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import os
+
     from gpop.maildrop.maildir import Maildir
     from gpop.maildrop.opening import Options, Warnings
     from gpop.maildrop.reconcile import Found, Messages
@@ -155,10 +157,10 @@ class _Renewal:
     def _put_together(self) -> Image:
         found: list[Found] = []
         for folder in (NEW, CUR):
-            listed = self._stock.listings.get(folder)
-            if listed is None:
-                listed = self._memory.known.names_in(folder)
-            found += reconcile.gathered(folder, listed)
+            files = self._stock.listings.get(folder)
+            if files is None:
+                files = self._memory.known.files_in(folder)
+            found += reconcile.gathered(folder, files.items())
         found = reconcile.in_order(self._told_apart(found))
         messages = self._measured(reconcile.recall(self._memory.known, found[: self._limit()]))
         facts = self._facts(len(found) > self._limit() or reconcile.needs_both_folders(messages))
@@ -192,7 +194,7 @@ class _Renewal:
         twins: list[Found] = []
         counts: dict[bytes, int] = {}
         for inode in sorted(by_inode):  # stays the same when flags change: identical twins keep their -2, -3
-            _, _, name, mark = _one_of(by_inode[inode])
+            _, _, name, mark, listed_inode = _one_of(by_inode[inode])
             try:
                 digest = self._digest(mark & CUR, name)
             except FileNotFoundError:
@@ -200,7 +202,7 @@ class _Renewal:
             shown = names.twin_id(base, digest)
             counts[shown] = counts.get(shown, 0) + 1
             suffix = b"-%d" % counts[shown] if counts[shown] > 1 else b""
-            twins.append((base, shown + suffix, name, mark | TWIN))
+            twins.append((base, shown + suffix, name, mark | TWIN, listed_inode))
         return twins
 
     def _digest(self, folder: int, name: bytes) -> bytes:
@@ -234,10 +236,10 @@ class _Renewal:
         places, certain = self._folders.places({messages.found[index][0] for index in vanished})
         gone = set()
         for index in vanished:
-            base, twin, _, mark = messages.found[index]
+            base, twin, _, mark, inode = messages.found[index]
             if base in places and not twin:
                 folder, name = places[base][-1]
-                messages.found[index] = (base, twin, name, mark & ~CUR | folder)
+                messages.found[index] = (base, twin, name, mark & ~CUR | folder, inode)
                 messages.flags[index] = messages.flags[index] & ~CUR | folder
             elif certain or twin:
                 gone.add(index)
@@ -245,9 +247,11 @@ class _Renewal:
 
     def _measure(self, messages: Messages, index: int) -> bool:
         """Look into a message's file; False if it is not there."""
-        _, _, name, mark = messages.found[index]
+        _, _, name, mark, _ = messages.found[index]
         try:
-            octets, form = self._folders.measure(mark & CUR, name)
+            if index in messages.doubts and self._is_restored(messages, index):
+                return True
+            octets, form, status = self._folders.measure(mark & CUR, name)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -255,12 +259,33 @@ class _Renewal:
                 raise
             return self._estimate(messages, index, error)
         messages.octets[index] = octets
-        messages.flags[index] |= MEASURED | form << FORM_SHIFT
+        stamp = self._stamp(status)
+        messages.stamps[index] = stamp
+        messages.flags[index] |= MEASURED | (form << FORM_SHIFT if stamp else 0)
         return True
+
+    def _is_restored(self, messages: Messages, index: int) -> bool:
+        """
+        Whether a message that has another inode has the mtime and size of the file that was measured.
+
+        Then it came back from a backup, or its file system does not keep inode numbers: its octets are
+        believed, and not its form, because to be wrong about that would break the dialogue.
+        """
+        _, _, name, mark, _ = messages.found[index]
+        octets, stamp = messages.doubts[index]
+        if self._stamp(self._folders.status(mark & CUR, name)) != stamp:
+            return False
+        messages.octets[index] = octets
+        messages.stamps[index] = stamp
+        messages.flags[index] |= MEASURED
+        return True
+
+    def _stamp(self, status: os.stat_result) -> int:
+        return reconcile.file_stamp(status.st_mtime_ns, status.st_size, self._stock.clock_ns)
 
     def _estimate(self, messages: Messages, index: int, fault: OSError) -> bool:
         """Give a message that can't be read the octets of its file: it stays listed."""
-        base, _, name, mark = messages.found[index]
+        base, _, name, mark, _ = messages.found[index]
         octets = names.file_octets(base)
         if octets < 0:
             try:
@@ -296,8 +321,8 @@ class _Renewal:
 
 def _one_of(links: list[Found]) -> Found:
     """Return the file that stands for several names of one inode: the one in cur/, if there is one."""
-    base, twin, name, mark = max(links, key=lambda one: (one[3] & CUR, one[2]))
-    return base, twin, name, mark | LINKED if len(links) > 1 else mark
+    base, twin, name, mark, inode = max(links, key=lambda one: (one[3] & CUR, one[2]))
+    return base, twin, name, mark | LINKED if len(links) > 1 else mark, inode
 
 
 def _says(header: Header, facts: Facts) -> bool:

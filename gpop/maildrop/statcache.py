@@ -30,10 +30,14 @@ if TYPE_CHECKING:
     Signature = tuple[int, int, int, int]
 
 MAGIC = b"gpopstat"
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct("<8sHHI36sIIIQqQQqqQQqqIIII92xI")
 HEADER_OCTETS = HEADER.size
 CHECKED_OCTETS = HEADER_OCTETS - 4  # what the header's own crc covers
+FORMAT_MARK = struct.pack("<8sHH", MAGIC, VERSION, HEADER_OCTETS)  # what every cache begins with
+# The table: octets 8; three starts, inode and stamp 4 each; flags 1. Starts have an end each.
+TABLE_OCTETS_EACH, TABLE_OCTETS_MORE = 29, 12
+MAX_STAMP_NS = (1 << 63) - 1  # in the year 2262
 # Offsets are 32 bits wide; so many messages stay below that with the longest names.
 MAX_MESSAGES = 2_000_000
 
@@ -107,6 +111,7 @@ class Header:
         "max_messages",
         "new",
         "octets",
+        "own_crc",
         "table_end",
         "uidl_end",
     )
@@ -124,6 +129,7 @@ class Header:
     list_end: int
     table_end: int
     end: int
+    own_crc: int
 
     def __init__(self, octets: bytes) -> None:
         fields = HEADER.unpack_from(octets)
@@ -131,7 +137,7 @@ class Header:
         self.boot_id = boot_id.rstrip(b"\0")
         self.octets, self.clock_ns = fields[8:10]
         self.new, self.cur = fields[10:14], fields[14:18]
-        self.uidl_end, self.list_end, self.table_end, self.end = fields[18:22]
+        self.uidl_end, self.list_end, self.table_end, self.end, self.own_crc = fields[18:]
 
     def facts(self) -> Facts:
         return Facts(self.boot_id, self.max_messages, self.clock_ns, self.flags, self.new, self.cur)
@@ -150,13 +156,14 @@ class Header:
     def tail_start_at(self, index: int) -> int:
         return self.list_end + 16 * self.count + 8 + 4 * index
 
+    def inodes_at(self, index: int) -> int:
+        return self.list_end + 20 * self.count + 12 + 4 * index
+
+    def stamps_at(self, index: int) -> int:
+        return self.list_end + 24 * self.count + 12 + 4 * index
+
     def flags_at(self, index: int) -> int:
-        return self.list_end + 20 * self.count + 12 + index
-
-
-def table_octets(count: int) -> int:
-    """Octets of a table: 8 for octets, 4 for each of three starts, 1 for flags; starts have an end each."""
-    return 21 * count + 12
+        return self.list_end + 28 * self.count + 12 + index
 
 
 def parse_header(octets: bytes, file_size: int) -> Header:
@@ -170,32 +177,26 @@ def parse_header(octets: bytes, file_size: int) -> Header:
         raise BadCache("truncated")
     if not octets.startswith(MAGIC):
         raise BadCache("wrong_magic")
-    version, header_octets = struct.unpack_from("<HH", octets, len(MAGIC))
-    if (version, header_octets) != (VERSION, HEADER_OCTETS):
+    if not octets.startswith(FORMAT_MARK):
         raise BadCache("other_version")
-    (header_crc,) = struct.unpack_from("<I", octets, CHECKED_OCTETS)
-    if crc32(memoryview(octets)[:CHECKED_OCTETS]) != header_crc:
-        raise BadCache("header_damaged")
     header = Header(octets)
+    if crc32(memoryview(octets)[:CHECKED_OCTETS]) != header.own_crc:
+        raise BadCache("header_damaged")
     if header.end != file_size:
         raise BadCache("truncated" if file_size < header.end else "too_long")
-    if not _is_sound(header):
-        raise BadCache("header_damaged")
-    return header
-
-
-def _is_sound(header: Header) -> bool:
     count = header.count
     uidl = header.uidl_end - HEADER_OCTETS - len(UIDL_STATUS) - len(TERMINATOR)
     scan = header.list_end - header.uidl_end - len(LIST_STATUS) - len(TERMINATOR)
-    return (
+    if not (
         count <= MAX_MESSAGES
         and header.flags & ~KNOWN_FLAGS == 0
         and count * MIN_LINE_OCTETS <= uidl <= count * MAX_UIDL_LINE_OCTETS
         and count * MIN_LINE_OCTETS <= scan <= count * MAX_LIST_LINE_OCTETS
-        and header.table_end - header.list_end == table_octets(count)
+        and header.table_end - header.list_end == count * TABLE_OCTETS_EACH + TABLE_OCTETS_MORE
         and count <= header.end - header.table_end <= count * (names.MAX_NAME_OCTETS + 1)
-    )
+    ):
+        raise BadCache("header_damaged")
+    return header
 
 
 class Columns:
@@ -206,7 +207,10 @@ class Columns:
     to their section; each tail is followed by a NUL, which no name can hold.
     """
 
-    __slots__ = ("flags", "list_starts", "octets", "scan", "tail_starts", "tails", "uidl", "uidl_starts")
+    __slots__ = (
+        "flags", "inodes", "list_starts", "octets", "scan", "stamps", "tail_starts", "tails", "uidl",
+        "uidl_starts",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -214,6 +218,7 @@ class Columns:
         scan: bytes,
         octets: bytes,
         starts: tuple[bytes, bytes, bytes],
+        files: tuple[bytes, bytes],
         flags: bytes,
         tails: bytes,
     ) -> None:
@@ -221,11 +226,12 @@ class Columns:
         self.scan = scan
         self.octets = octets
         self.uidl_starts, self.list_starts, self.tail_starts = starts
+        self.inodes, self.stamps = files
         self.flags = flags
         self.tails = tails
 
 
-NOTHING = Columns(b"", b"", b"", (b"", b"", b""), b"", b"")
+NOTHING = Columns(b"", b"", b"", (b"", b"", b""), (b"", b""), b"", b"")
 
 
 def cut(header: Header, image: bytes) -> Columns:
@@ -237,39 +243,76 @@ def cut(header: Header, image: bytes) -> Columns:
         (
             image[header.uidl_start_at(0) : header.list_start_at(0) - 4],
             image[header.list_start_at(0) : header.tail_start_at(0) - 4],
-            image[header.tail_start_at(0) : header.flags_at(0) - 4],
+            image[header.tail_start_at(0) : header.inodes_at(0) - 4],
+        ),
+        (
+            image[header.inodes_at(0) : header.stamps_at(0)],
+            image[header.stamps_at(0) : header.flags_at(0)],
         ),
         image[header.flags_at(0) : header.table_end],
         image[header.table_end : header.end],
     )
 
 
-def render(
-    before: Columns, ids: list[bytes], octets: Sequence[int], flags: Sequence[int], file_names: list[bytes]
-) -> Columns:
+class Known:
     """
-    Return the columns of further messages, which follow those in `before`.
+    Messages in message order, in the form in which they are worked on: one entry each in every list.
 
-    A message whose unique-id is not its base name has to have NAMED in its flags.
+    Attributes:
+        ids, octets, names: as they say.
+        flags: folder, form and the rest; NAMED if a unique-id is not the base name.
+        inodes: the low 32 bits of what readdir said, to tell another file under the same name.
+        stamps: of the files that octets and forms were seen in (`reconcile.file_stamp`), 0 if in none.
     """
-    count = len(ids)
+
+    __slots__ = ("flags", "ids", "inodes", "names", "octets", "stamps")
+
+    def __init__(
+        self,
+        ids: list[bytes],
+        octets: Sequence[int],
+        flags: Sequence[int],
+        file_names: list[bytes],
+        inodes: Sequence[int],
+        stamps: Sequence[int],
+    ) -> None:
+        self.ids = ids
+        self.octets = octets
+        self.flags = flags
+        self.names = file_names
+        self.inodes = inodes
+        self.stamps = stamps
+
+    def files_in(self, folder: int) -> dict[bytes, int]:
+        """Return the names of all messages in one folder, with their inodes."""
+        files = zip(self.names, self.inodes, self.flags, strict=True)
+        return {name: inode for name, inode, mark in files if mark & CUR == folder}
+
+
+NOTHING_KNOWN = Known([], (), b"", [], (), ())
+
+
+def render(before: Columns, known: Known) -> Columns:
+    """Return the columns of further messages, which follow those in `before`."""
+    ids, count = known.ids, len(known.ids)
     first = len(before.flags) + 1
     uidl = [b"%d %b\r\n" % line for line in zip(range(first, first + count), ids, strict=True)]
-    scan = [b"%d %d\r\n" % line for line in zip(range(first, first + count), octets, strict=True)]
+    scan = [b"%d %d\r\n" % line for line in zip(range(first, first + count), known.octets, strict=True)]
     tails = [
         (name if mark & NAMED else name[len(shown) :]) + b"\0"
-        for name, mark, shown in zip(file_names, flags, ids, strict=True)
+        for name, mark, shown in zip(known.names, known.flags, ids, strict=True)
     ]
     return Columns(
         b"".join(uidl),
         b"".join(scan),
-        struct.pack(f"<{count}Q", *octets),
+        struct.pack(f"<{count}Q", *known.octets),
         (
             _starts(len(UIDL_STATUS) + len(before.uidl), uidl),
             _starts(len(LIST_STATUS) + len(before.scan), scan),
             _starts(len(before.tails), tails),
         ),
-        bytes(flags),
+        (struct.pack(f"<{count}I", *known.inodes), struct.pack(f"<{count}I", *known.stamps)),
+        bytes(known.flags),
         b"".join(tails),
     )
 
@@ -295,6 +338,8 @@ def assemble(first: Columns, second: Columns, octets: int, facts: Facts) -> byte
         first.uidl_starts, second.uidl_starts, struct.pack("<I", uidl_octets - len(TERMINATOR)),
         first.list_starts, second.list_starts, struct.pack("<I", list_octets - len(TERMINATOR)),
         first.tail_starts, second.tail_starts, struct.pack("<I", tail_octets),
+        first.inodes, second.inodes,
+        first.stamps, second.stamps,
         first.flags, second.flags,
         first.tails, second.tails,
     )  # fmt: skip
@@ -303,7 +348,7 @@ def assemble(first: Columns, second: Columns, octets: int, facts: Facts) -> byte
         crc = crc32(piece, crc)
     uidl_end = HEADER_OCTETS + uidl_octets
     list_end = uidl_end + list_octets
-    table_end = list_end + table_octets(count)
+    table_end = list_end + count * TABLE_OCTETS_EACH + TABLE_OCTETS_MORE
     layout = (uidl_end, list_end, table_end, table_end + tail_octets)
     return b"".join((_header(facts, count, octets, crc, layout), *body))
 
@@ -317,31 +362,16 @@ def reseal(header: Header, facts: Facts) -> bytes:
 def _header(facts: Facts, count: int, octets: int, crc: int, layout: tuple[int, int, int, int]) -> bytes:
     header = HEADER.pack(
         MAGIC, VERSION, HEADER_OCTETS, facts.flags, facts.boot_id, facts.max_messages,
-        count, crc, octets, facts.clock_ns, *facts.new, *facts.cur, *layout, 0,
+        count, crc, octets, facts.clock_ns, *_storable(facts.new), *_storable(facts.cur), *layout, 0,
     )  # fmt: skip
     checked = header[:CHECKED_OCTETS]
     return checked + struct.pack("<I", crc32(checked))
 
 
-class Known:
-    """What a cache remembers, taken apart: one entry per message in each list, in message order."""
-
-    __slots__ = ("flags", "ids", "names", "octets")
-
-    def __init__(
-        self, ids: list[bytes], octets: tuple[int, ...], flags: bytes, file_names: list[bytes]
-    ) -> None:
-        self.ids = ids
-        self.octets = octets
-        self.flags = flags
-        self.names = file_names
-
-    def names_in(self, folder: int) -> list[bytes]:
-        """Return the names of all messages in one folder."""
-        return [name for name, mark in zip(self.names, self.flags, strict=True) if mark & CUR == folder]
-
-
-NOTHING_KNOWN = Known([], (), b"", [])
+def _storable(signature: Signature) -> Signature:
+    """Return a signature with stamps that fit; a folder with later ones is from the future, and so racy."""
+    device, inode, mtime_ns, ctime_ns = signature
+    return device, inode, min(mtime_ns, MAX_STAMP_NS), min(ctime_ns, MAX_STAMP_NS)
 
 
 def take_apart(columns: Columns) -> Known:
@@ -361,7 +391,9 @@ def take_apart(columns: Columns) -> Known:
         file_names = [tail if mark & NAMED else shown + tail for shown, mark, tail in marked]
     else:
         file_names = [shown + tail for shown, tail in zip(ids, tails, strict=True)]
-    return Known(ids, struct.unpack(f"<{count}Q", columns.octets), columns.flags, file_names)
+    octets = struct.unpack(f"<{count}Q", columns.octets)
+    inodes, stamps = (struct.unpack(f"<{count}I", column) for column in (columns.inodes, columns.stamps))
+    return Known(ids, octets, columns.flags, file_names, inodes, stamps)
 
 
 def _are_names(columns: Columns) -> bool:

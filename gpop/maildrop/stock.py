@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from gpop.maildrop.cachefile import Draft
     from gpop.maildrop.maildir import Maildir
+    from gpop.maildrop.reconcile import Listing
     from gpop.maildrop.statcache import Signature
 
 # A folder that changes while it is listed is listed again, so many times in all.
@@ -37,7 +38,7 @@ class Stock:
         clock_ns: the file system's clock before that moment.
         signatures: of new/ and cur/.
         racy: header flags of the folders whose signature does not prove anything.
-        listings: the names in those folders that were listed.
+        listings: the files in those folders that were listed.
     """
 
     __slots__ = ("clock_ns", "listings", "racy", "signatures")
@@ -46,7 +47,7 @@ class Stock:
         self.clock_ns = clock_ns
         self.signatures = signatures
         self.racy = racy
-        self.listings: dict[int, list[bytes]] = {}
+        self.listings: dict[int, Listing] = {}
 
 
 def take_stock(
@@ -64,7 +65,7 @@ def take_stock(
         OSError: the draft has no clock (any more).
     """
     deadline = time.monotonic() + clock_wait_s
-    seen: dict[int, set[bytes]] = {NEW: set(), CUR: set()}
+    seen: dict[int, Listing] = {NEW: {}, CUR: {}}
     for _ in range(LIST_TRIES):
         stock = _settled(folders, draft, deadline)
         _list(folders, stock, to_list(stock))
@@ -79,9 +80,9 @@ def take_stock(
     return stock
 
 
-def _add_lingering(folders: Maildir, stock: Stock, seen: dict[int, set[bytes]]) -> None:
+def _add_lingering(folders: Maildir, stock: Stock, seen: dict[int, Listing]) -> None:
     """
-    Add names that only earlier listings hold.
+    Add files that only earlier listings hold.
 
     Of a file that has another name by now that name will do. One whose message is nowhere in
     the last listing is added even if it is gone: it may have been renamed right there. Who
@@ -89,14 +90,14 @@ def _add_lingering(folders: Maildir, stock: Stock, seen: dict[int, set[bytes]]) 
     """
     bases = {names.base_name(name) for listed in stock.listings.values() for name in listed}
     for folder, listed in stock.listings.items():
-        for name in seen[folder].difference(listed):
+        for name in seen[folder].keys() - listed.keys():
             if names.base_name(name) not in bases or folders.inode(folder, name):
-                listed.append(name)
+                listed[name] = seen[folder][name]
 
 
 def _list(folders: Maildir, stock: Stock, which: list[int]) -> None:
     # new/ before cur/: a message that moves meanwhile is met twice, which is noticed, but never missed.
-    stock.listings = {folder: folders.names(folder) for folder in which}
+    stock.listings = {folder: folders.files(folder) for folder in which}
 
 
 def _settled(folders: Maildir, draft: Draft | None, deadline: float) -> Stock:

@@ -133,6 +133,28 @@ def parse(line: bytes | LineError, state: State) -> tuple[bytes, Arguments] | Re
     return command.keyword, arguments
 
 
+def without_secret(line: bytes | LineError, sasl_response: bool = False) -> bytes:
+    """
+    Return a line of the client's fit for a log.
+
+    What is, or may be by mistake, a password is left out: an unknown command may be a SASL
+    response that was sent before anybody asked for it, or a PASS with a letter missing.
+    """
+    if isinstance(line, LineError):
+        return line.name.encode("ascii")
+    if sasl_response:
+        return b"(SASL response)"
+    keyword, space, rest = line.partition(b" ")
+    if keyword.upper() not in COMMANDS:
+        return b"(unknown command of %d octets)" % len(line)
+    if keyword.upper() == b"PASS" and space:
+        return keyword + b" (hidden)"
+    mechanism, space, _ = rest.partition(b" ")
+    if keyword.upper() == b"AUTH" and space:
+        return keyword + b" " + mechanism + b" (hidden)"
+    return line
+
+
 # --- CAPA.
 
 # The SASL mechanisms that `authorization` can speak.

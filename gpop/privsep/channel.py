@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 DESCRIPTOR_OCTETS = 4
 # One more than any frame carries, so that a surplus is seen as such and not only as truncation.
 CUT_SHORT = _socket.MSG_TRUNC | _socket.MSG_CTRUNC
+NO_LINGER = struct.pack("ii", 0, 0)
 ANCILLARY_OCTETS = _socket.CMSG_SPACE(3 * DESCRIPTOR_OCTETS)
 
 
@@ -50,6 +51,22 @@ def send(sock: _socket.socket, octets: bytes, fds: Sequence[int] = ()) -> None:
         sock.sendmsg([octets], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)], _socket.MSG_NOSIGNAL)
     else:
         sock.send(octets, _socket.MSG_NOSIGNAL)
+
+
+def send_at_once(fd: int, octets: bytes) -> bool:
+    """
+    Send one encoded frame on the descriptor of a channel that others hold too; False if it can't be at once.
+
+    O_NONBLOCK belongs to the open file: it is asked for in the call, and the flags stay as they are.
+    """
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fd)
+    try:
+        sock.send(octets, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
+    except OSError:
+        return False
+    finally:
+        sock.detach()
+    return True
 
 
 def receive(sock: _socket.socket, most: int = messages.MAX_FRAME_OCTETS) -> tuple[Frame, list[int]]:
@@ -108,6 +125,24 @@ def close_all(fds: Sequence[int]) -> None:
     """Close every one of `fds`."""
     for fd in fds:
         os.close(fd)
+
+
+def close_stream(fd: int) -> None:
+    """
+    Close a client's stream without waiting, even if this is the last copy of it.
+
+    Whoever had it before may have set SO_LINGER, and a client that reads nothing would then
+    keep a process of root's in close() for as long as they like.
+    """
+    try:
+        sock = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM, 0, fd)
+    except OSError:
+        os.close(fd)  # no socket at all
+        return
+    try:
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, NO_LINGER)
+    finally:
+        sock.close()
 
 
 def check_login_descriptors(fds: Sequence[int]) -> None:

@@ -46,7 +46,7 @@ class Accounts:
         etc = folder / "etc"
         shutil.copytree("/etc/pam.d", etc / "pam.d")
         (etc / "pam.d" / SERVICE).write_text(STACKS[self.pam])
-        hashed = hashes.make(PASSWORD.encode()).decode()
+        hashed = hashes.make(PASSWORD.encode()).decode().removeprefix("{CRYPT}")
         for name in SYSTEM_FILES:
             shutil.copy(f"/etc/{name}", etc / name)
         with open(etc / "passwd", "a") as passwd, open(etc / "shadow", "a") as shadow:

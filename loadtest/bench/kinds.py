@@ -60,18 +60,19 @@ format = "json"
         main = str(self.top / "gpop" / "__main__.py")
         return [sys.executable, "-I", main, "serve", "--config", str(config)]
 
-    def by_process(self) -> dict[str, cpu.Usage]:
-        """
-        Front, auth, broker, and sessions; the fork itself is the broker's.
-
-        In clock ticks, but for the sessions: those are added up exactly before they are rounded.
-        """
-        found = {"broker": cpu.usage_of(self.pid, children=False)}
-        found["sessions"] = cpu.usage_of(self.pid) - found["broker"]
+    def by_process(self) -> dict[str, float]:
+        """Front, auth, broker (the forks themselves are its), and the sessions that it has reaped."""
+        broker = cpu.usage_of(self.pid, children=False).total
+        found = {
+            "front": 0.0,
+            "auth": 0.0,
+            "broker": broker,
+            "sessions": cpu.usage_of(self.pid).total - broker,
+        }
         for pid in self.meter.pids():
             for kind in ("front", "auth"):
                 if f"{kind}-process" in _arguments(pid):
-                    found[kind] = found.get(kind, cpu.NOTHING) + cpu.usage_of(pid)
+                    found[kind] += cpu.usage_of(pid).total
         return found
 
 
@@ -221,5 +222,3 @@ def _arguments(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
     except OSError:
         return []
-
-

@@ -3,8 +3,8 @@ Throw-away maildrops: invented mail, the same for every server, each server with
 
 A `Profile` is a size of maildrop; `Tree` is one server's copy of all of them, with the accounts that own
 them. Ids are of nobody's on the machine, so nothing has to be added to it. From the same seed comes the
-same mail: text with LF line ends, one message in fifty with CRLF, some lines that begin with a dot, all of
-them with a final line end (servers disagree about the size of one without). Half of the names say `W=`.
+same mail: text, one message in twenty with lines that begin with a dot; half of the names say `W=`. All lines
+end with LF, the last one too: about the size of other messages servers disagree, and replies are verified.
 
 From 10,000 messages on the files are links to one set of files, readable by everybody: what differs from
 maildrops that people have is who owns a file, which no server looks at, and the disk stays small.
@@ -28,6 +28,7 @@ FIRST_DELIVERY = 1_700_000_000
 DISTINCT_MESSAGES = 500
 LINKED_FROM = 10_000
 BIG_OCTETS = 50_000_000
+BIG = {"big": "one of 50 MB", "big-dots": "one of 50 MB with dot lines"}
 
 # What the servers keep beside the mail; each glob is relative to a Maildir.
 CACHES = (
@@ -114,8 +115,8 @@ class Tree:
 
 
 def profile(label: str, concurrency: int) -> Profile:
-    """Return the profile with that label: a number of messages, or "big" (one message of 50 MB)."""
-    if label == "big":
+    """Return the profile with that label: a number of messages, or one of BIG (one message of 50 MB)."""
+    if label in BIG:
         return Profile(label, 1, min(2, concurrency), BIG_OCTETS)
     count = int(label)
     accounts = max(concurrency, 16 if count <= 100 else 8 if count <= 2000 else 4)
@@ -193,11 +194,12 @@ def remove(folder: Path) -> None:
 def _messages(of: Profile) -> Iterator[Message]:
     """Yield the distinct messages of a profile."""
     chance = random.Random(of.count)
-    text = _text(chance)
+    texts = {dots: _text(chance, dots) for dots in (False, True)}
     for number in range(min(of.count, DISTINCT_MESSAGES)):
         size = of.octets
-        if of.label != "big":
+        if of.label not in BIG:
             size = min(64 * 1024, max(600, int(size * chance.lognormvariate(0, 0.6))))
+        text = texts[number % 20 == 19 or of.label == "big-dots"]
         head = (
             f"Return-Path: <sender{number}@example.org>\nReceived: from mx.example.org (192.0.2.7)\n"
             f"\tby mail.example.org; Tue, 14 Nov 2023 22:13:20 +0000\nFrom: sender{number}@example.org\n"
@@ -206,19 +208,17 @@ def _messages(of: Profile) -> Iterator[Message]:
         start = text.index(b"\n", chance.randrange(len(text) // 2)) + 1
         body = text[start:] * (1 + size // (len(text) - start))
         file = (head + body[: max(0, size - len(head) - 1)]).rstrip(b"\n") + b"\n"
-        if number % 50 == 49:
-            file = file.replace(b"\n", b"\r\n")
-        sent = file.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+        sent = file.replace(b"\n", b"\r\n")
         yield Message(file, len(sent), zlib.crc32(sent))
 
 
-def _text(chance: random.Random) -> bytes:
-    """A megabyte of lines, of which bodies are pieces."""
+def _text(chance: random.Random, dots: bool) -> bytes:
+    """A megabyte of lines, of which bodies are pieces; with `dots` one line in forty begins with one."""
     words = ["of", "the", "mail", "and", "server", "that", "is", "in", "header", "for", "message", "delivery"]
     lines = []
     for number in range(15000):
         line = " ".join(chance.choices(words, k=chance.randrange(4, 14)))
-        lines.append("." * (number % 40 == 0) + line)
+        lines.append("." * (dots and number % 40 == 0) + line)
     return "\n".join(lines).encode() + b"\n"
 
 

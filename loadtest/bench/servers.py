@@ -65,8 +65,13 @@ class Server:
         """Write what has to lie at a fixed path for it; returns (path, where it has to be)."""
         return self.accounts.mounts(self.folder, self.tree)
 
-    def by_process(self) -> dict[str, cpu.Usage]:
-        """CPU time so far by kind of process, where the kinds are known."""
+    def by_process(self) -> dict[str, float]:
+        """
+        CPU seconds so far by kind of process, where the kinds are known.
+
+        Only user and system time together: the kernel estimates the two by its clock ticks, and of a
+        process that lives for less than a tick it says that all was user time.
+        """
         return {}
 
     # What they have in common

@@ -82,7 +82,10 @@ class Store:
 
     def settle(self) -> None:
         """Wait for the file system's clock to step past everything that was delivered."""
-        last = max(os.stat(self.path / folder).st_ctime_ns for folder in FOLDERS)
+        there = [os.fsencode(self.path / folder) for folder in FOLDERS] + [
+            self.file(*one) for one in self.files()
+        ]
+        last = max(os.stat(path).st_ctime_ns for path in there)
         deadline = time.monotonic() + 10
         while True:
             (self.path / "tmp" / "clock").write_bytes(b"")

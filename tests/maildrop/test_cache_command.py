@@ -117,7 +117,7 @@ def forge(store: Store, **changes: object) -> None:
     known = statcache.take_apart(statcache.cut(image.header, image.load()))
     for name, value in changes.items():
         setattr(known, name, value)
-    columns = statcache.render(NOTHING, known.ids, known.octets, list(known.flags), known.names)
+    columns = statcache.render(NOTHING, known)
     octets = statcache.assemble(NOTHING, columns, image.header.octets, image.header.facts())
     image.close()
     store.cache.write_bytes(octets)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpop.maildrop import cachefile, maildir, statcache
-from gpop.maildrop.statcache import CHECKED_OCTETS, HEADER_OCTETS, NAMED, NOTHING, TWIN
+from gpop.maildrop import cachefile, maildir, reconcile, statcache
+from gpop.maildrop.statcache import CHECKED_OCTETS, HEADER_OCTETS, NAMED, NOTHING, TWIN, Known
 from tests.maildrop.store import Store, content, expected, listing
 
 
@@ -148,12 +148,14 @@ def test_a_cache_of_another_version(polled: Store) -> None:
 # Forged, with right checksums: its owner may deceive himself, and that is all
 
 
-def forge(store: Store, messages: list[tuple[bytes, int, int, bytes]], totals: int = 12345) -> None:
+def forge(store: Store, messages: list[tuple[bytes, int, int, bytes]], stamp: int = 0) -> None:
     """Write a cache that is all right by itself, and a hit, and says what its forger likes."""
     header = cachefile.open_image(store.dir_fd).header
     ids, octets, flags, file_names = (list(column) for column in zip(*messages, strict=True))
-    columns = statcache.render(NOTHING, ids, octets, flags, file_names)
-    store.cache.write_bytes(statcache.assemble(NOTHING, columns, totals, header.facts()))
+    count = len(messages)
+    known = Known(ids, octets, flags, file_names, [0] * count, [stamp] * count)
+    columns = statcache.render(NOTHING, known)
+    store.cache.write_bytes(statcache.assemble(NOTHING, columns, 12345, header.facts()))
 
 
 @pytest.mark.parametrize(
@@ -218,13 +220,15 @@ def test_a_forged_folder_loses_nothing(polled: Store) -> None:
 
 
 def test_a_forged_form_never_breaks_the_dialogue(polled: Store) -> None:
-    """A form that can't be true for a file of this size is forgotten."""
-    for form in (1, 2):
-        forge(polled, [(b"1700000000.a", 9999, form << statcache.FORM_SHIFT, b"1700000000.a")])
+    """A form that can't be true for a file of this size is forgotten, though its stamp is right."""
+    status = os.stat(polled.file("new", "1700000000.a"))
+    stamp = reconcile.file_stamp(status.st_mtime_ns, status.st_size, status.st_mtime_ns + 1)
+    for form, octets, believed in ((1, 9999, 0), (2, 9999, 0), (1, 5, 1), (2, 4, 2)):
+        forge(polled, [(b"1700000000.a", octets, form << statcache.FORM_SHIFT, b"1700000000.a")], stamp)
         with polled.session() as opened:
             message = opened.message(0)
             os.close(message.fd)
-            assert message.form == 0
+            assert message.form == believed
 
 
 SMALL_LAYOUT = [(b"1700000000.a", 5, 2, b"1700000000.a"), (b"b" * 40, 7, NAMED | 3, b"1700000001.b:2,S")]

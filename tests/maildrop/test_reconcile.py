@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from zlib import crc32
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,9 +47,41 @@ def test_racy_is_per_folder(clock: int, new: tuple[int, int], cur: tuple[int, in
     assert bool(flags & RACY_CUR) == (max(cur) >= clock)
 
 
+@given(
+    clock=stamp,
+    written=stamp,
+    size=st.integers(0, 2),
+    events=st.lists(st.one_of(st.just("tick"), st.integers(0, 2)), max_size=10),
+)
+def test_a_stamp_changes_with_every_write(
+    clock: int, written: int, size: int, events: list[str | int]
+) -> None:
+    """
+    A file that is written to after it was looked at is not taken for what it was, however coarse the clock.
+
+    It was written at `written`, and looked at after `clock` was read. A later session, whose clock
+    reading is another, compares.
+    """
+    remembered = reconcile.file_stamp(written, size, clock)
+    now = max(clock, written)
+    for event in events:
+        if event == "tick":
+            now += 1
+        elif remembered:
+            assert reconcile.file_stamp(now, int(event), now + 1) != remembered
+    assert remembered in (0, reconcile.file_stamp(written, size, now + 1)), "else it stays what it was"
+
+
+def listing(file_names: list[bytes]) -> dict[bytes, int]:
+    """What readdir says of a folder; a file keeps its inode whatever happens to its flags."""
+    return {name: crc32(name.partition(b":")[0]) for name in file_names}
+
+
 def known_of(listings: list[list[bytes]]) -> tuple[Known, statcache.Columns]:
     """What a cache remembers that was made of these folders; octets are the length of the name."""
-    found = [one for where in (NEW, CUR) for one in reconcile.gathered(where, listings[where])]
+    found = [
+        one for where in (NEW, CUR) for one in reconcile.gathered(where, listing(listings[where]).items())
+    ]
     messages = reconcile.recall(NOTHING_KNOWN, reconcile.in_order(found))
     messages.octets = [len(one[0]) for one in messages.found]
     columns = reconcile.rendered(messages, NOTHING)
@@ -79,7 +113,7 @@ def test_a_refresh_gives_what_a_rebuild_gives(
     _, anew = known_of(now)
     wanted = statcache.assemble(NOTHING, anew, 0, facts)
 
-    added = reconcile.additions(known, {where: now[where] for where in which})
+    added = reconcile.additions(known, {where: listing(now[where]) for where in which})
     if added is not None and not reconcile.may_share_id(added, columns):
         messages = reconcile.recall(NOTHING_KNOWN, added)
         messages.octets = [len(one[0]) for one in messages.found]
@@ -89,7 +123,9 @@ def test_a_refresh_gives_what_a_rebuild_gives(
     found = [
         one
         for where in (NEW, CUR)
-        for one in reconcile.gathered(where, now[where] if where in which else known.names_in(where))
+        for one in reconcile.gathered(
+            where, (listing(now[where]) if where in which else known.files_in(where)).items()
+        )
     ]
     messages = reconcile.recall(known, reconcile.in_order(found))
     bases_before = {one.partition(b":")[0] for listed in before for one in listed}
@@ -102,25 +138,45 @@ def test_a_refresh_gives_what_a_rebuild_gives(
 def test_new_mail_is_appended() -> None:
     """The usual refresh, mail that came last, takes the short way; mail that came earlier does not."""
     known, _ = known_of([[b"1700000005.a"], [b"1700000004.a:2,S"]])
-    later = reconcile.additions(known, {NEW: [b"1700000006.b", b"1700000005.a", b"1700000006.a"]})
+    later = reconcile.additions(known, {NEW: listing([b"1700000006.b", b"1700000005.a", b"1700000006.a"])})
     assert later and [one[2] for one in later] == [b"1700000006.a", b"1700000006.b"]
-    assert reconcile.additions(known, {NEW: [b"1700000005.a", b"1700000003.a"]}) is None
-    assert reconcile.additions(known, {NEW: [b"1700000006.a"]}) is None
-    assert reconcile.additions(known, {NEW: [b"1700000005.a:2,S"]}) is None
-    assert reconcile.additions(known, {CUR: [b"1700000004.a:2,S"]}) == []
+    assert reconcile.additions(known, {NEW: listing([b"1700000005.a", b"1700000003.a"])}) is None
+    assert reconcile.additions(known, {NEW: listing([b"1700000006.a"])}) is None
+    assert reconcile.additions(known, {NEW: listing([b"1700000005.a:2,S"])}) is None
+    assert reconcile.additions(known, {CUR: listing([b"1700000004.a:2,S"])}) == []
 
 
 def test_what_the_cache_knows_goes_before_the_name() -> None:
     """A `W=` that was found to lie is not believed again."""
-    found = reconcile.gathered(NEW, [b"1700000000.a,W=7", b"1700000001.b,W=8"])
-    known = Known([b"1700000000.a,W=7"], (9,), bytes([statcache.MEASURED]), [b"1700000000.a,W=7"])
+    found = reconcile.gathered(NEW, listing([b"1700000000.a,W=7", b"1700000001.b,W=8"]).items())
+    known = Known(
+        [b"1700000000.a,W=7"],
+        (9,),
+        bytes([statcache.MEASURED]),
+        [b"1700000000.a,W=7"],
+        [crc32(b"1700000000.a,W=7")],
+        [3],
+    )
     messages = reconcile.recall(known, found)
     assert messages.octets == [9, 8]
     assert messages.flags == [statcache.MEASURED, 0]
+    assert messages.stamps == [3, 0]
+
+
+def test_another_file_is_measured() -> None:
+    """Of a file that took another's place neither octets nor form are known, and its `W=` is not believed."""
+    bases = [b"1700000000.a,W=7", b"1700000001.b"]
+    mark = statcache.MEASURED | 1 << statcache.FORM_SHIFT
+    known = Known(bases, (7, 9), bytes([0, mark]), bases, [1, 2], [0, 3])
+    listed = {NEW: {bases[0]: 5, bases[1]: 6}}
+    assert reconcile.additions(known, listed) is None
+    messages = reconcile.recall(known, reconcile.gathered(NEW, listed[NEW].items()))
+    assert (messages.octets, messages.flags, messages.stamps) == ([reconcile.UNMEASURED] * 2, [0, 0], [0, 0])
+    assert messages.doubts == {1: (9, 3)}
 
 
 def test_estimates_are_not_kept() -> None:
     """What could not be read is tried again."""
-    found = reconcile.gathered(NEW, [b"1700000000.a"])
-    known = Known([b"1700000000.a"], (9,), bytes([statcache.ESTIMATED]), [b"1700000000.a"])
+    found = reconcile.gathered(NEW, listing([b"1700000000.a"]).items())
+    known = Known([b"1700000000.a"], (9,), bytes([statcache.ESTIMATED]), [b"1700000000.a"], [1], [0])
     assert reconcile.recall(known, found).octets == [reconcile.UNMEASURED]

@@ -19,6 +19,7 @@ from gpop.maildrop.statcache import (
     BadCache,
     Facts,
     Header,
+    Known,
     assemble,
     cut,
     parse_header,
@@ -35,40 +36,49 @@ odd_name = st.binary(min_size=1, max_size=255).filter(
 )
 
 
+word = st.integers(0, 2**32 - 1)
+
+# (unique-id, octets, flags, name, inode, stamp), in the order of the arguments of `Known`.
+Message = tuple[bytes, int, int, bytes, int, int]
+
+
 @st.composite
-def messages(draw: st.DrawFn) -> list[tuple[bytes, int, int, bytes]]:
-    """(unique-id, octets, flags, name) of messages, some with names that are no unique-ids."""
+def messages(draw: st.DrawFn) -> list[Message]:
+    """Messages, some with names that are no unique-ids."""
     made = []
     for base in draw(st.lists(literal, max_size=12)):
         octets, flags = draw(st.integers(0, 2**40)), draw(st.integers(0, 255)) & ~NAMED
         if draw(st.booleans()):
-            made.append((base, octets, flags, base + draw(info)))
+            made.append((base, octets, flags, base + draw(info), draw(word), draw(word)))
         else:
-            made.append((base, octets, flags | NAMED, draw(odd_name)))
+            made.append((base, octets, flags | NAMED, draw(odd_name), draw(word), draw(word)))
     return made
 
 
-def columns(
-    some: list[tuple[bytes, int, int, bytes]], before: statcache.Columns = NOTHING
-) -> statcache.Columns:
-    ids, octets, flags, file_names = ([one[field] for one in some] for field in range(4))
-    return render(before, ids, octets, flags, file_names)
+def columns(some: list[Message], before: statcache.Columns = NOTHING) -> statcache.Columns:
+    return render(before, Known(*([one[field] for one in some] for field in range(6))))
 
 
-def image_of(some: list[tuple[bytes, int, int, bytes]], facts: Facts = FACTS) -> bytes:
+def image_of(some: list[Message], facts: Facts = FACTS) -> bytes:
     return assemble(NOTHING, columns(some), sum(one[1] for one in some), facts)
 
 
-SMALL = image_of([(b"1700000000.a", 120, 8, b"1700000000.a:2,S"), (b"1700000001.b", 7, 9, b"1700000001.b")])
+SMALL = image_of(
+    [
+        (b"1700000000.a", 120, 8, b"1700000000.a:2,S", 11, 12),
+        (b"1700000001.b", 7, 9, b"1700000001.b", 2**32 - 1, 0),
+    ]
+)
 
 
 @given(messages())
-def test_what_is_written_is_read_back(some: list[tuple[bytes, int, int, bytes]]) -> None:
-    """Unique-ids, octets, flags and names survive, and the listings say the same."""
+def test_what_is_written_is_read_back(some: list[Message]) -> None:
+    """All that is known of a message survives, and the listings say the same."""
     image = image_of(some)
     header = parse_header(image, len(image))
     known = take_apart(cut(header, image))
-    assert list(zip(known.ids, known.octets, known.flags, known.names, strict=True)) == some
+    fields = (known.ids, known.octets, known.flags, known.names, known.inodes, known.stamps)
+    assert list(zip(*fields, strict=True)) == some
     assert (header.count, header.octets) == (len(some), sum(one[1] for one in some))
     assert header.body_crc == zlib.crc32(image[HEADER_OCTETS:])
     uidl = b"".join(b"%d %b\r\n" % (number, one[0]) for number, one in enumerate(some, 1))
@@ -78,9 +88,7 @@ def test_what_is_written_is_read_back(some: list[tuple[bytes, int, int, bytes]])
 
 
 @given(messages(), messages())
-def test_appending_is_the_same_as_writing_anew(
-    first: list[tuple[bytes, int, int, bytes]], second: list[tuple[bytes, int, int, bytes]]
-) -> None:
+def test_appending_is_the_same_as_writing_anew(first: list[Message], second: list[Message]) -> None:
     """A cache to which messages were appended is octet for octet the one with all of them."""
     image = image_of(first)
     before = cut(Header(image), image)
@@ -162,7 +170,7 @@ def test_a_forged_body_is_taken_apart_or_refused(at: int, flip: int) -> None:
 @pytest.mark.parametrize("tail", [b"/x", b"\0", b"../../x", b".x"])
 def test_names_that_leave_the_folder_are_refused(tail: bytes) -> None:
     """A table that names something else than an entry of new/ or cur/ is no table."""
-    image = image_of([(b"a", 1, NAMED, tail)])
+    image = image_of([(b"a", 1, NAMED, tail, 0, 0)])
     with pytest.raises(BadCache):
         take_apart(cut(Header(image), image))
 
@@ -186,6 +194,23 @@ def test_the_header_is_what_the_docs_say() -> None:
     assert [int(at) for at in documented] == [
         sum(int(size) for size in list(documented.values())[:row]) for row in range(len(documented))
     ]
+
+
+TIMES = " \N{MULTIPLICATION SIGN} "
+
+
+def test_the_table_is_what_the_docs_say() -> None:
+    """docs/statcache.md has the columns in order, with their widths; the header knows where they are."""
+    table = _docs().split("## Table")[1].split("## ")[0]
+    rows = [row.split("|")[1].strip() for row in table.splitlines() if TIMES in row.partition("|")[2]]
+    header, count = Header(SMALL), 2
+    at = [header.list_end]
+    for row in rows:
+        width, _, times = row.partition(TIMES)
+        at.append(at[-1] + int(width) * (count + 1 if times == "(n + 1)" else count))
+    starts = (header.octets_at, header.uidl_start_at, header.list_start_at, header.tail_start_at)
+    rest = (header.inodes_at, header.stamps_at, header.flags_at)
+    assert at == [each(0) for each in (*starts, *rest)] + [header.table_end]
 
 
 def _docs() -> str:

@@ -338,8 +338,9 @@ def test_a_lying_size_is_corrected(store: Store) -> None:
         store.deliver(f"170000000{number}.a,W=99", b"a\nb\n")
     with store.session() as opened:
         before = listing(opened)
-        opened.learned(1, 6, 1)
-        opened.learned(2, 6, 1)
+        for index in (1, 2):
+            content(opened, index)
+            opened.learned(index, 6, 1)
         opened.learned(0, 99, 3)
         corrected = {"message": 2, "listed": 99, "octets": 6}
         assert opened.warnings == [("size_corrected", corrected)]

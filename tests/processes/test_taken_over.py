@@ -1,0 +1,572 @@
+"""
+A front or a session that an attacker has taken over: what it sends, to whom, and who suffers.
+
+A taken-over session is played by the test itself, against a real front whose broker and auth the test is
+as well. For a taken-over front a real one is stopped, and its descriptors are taken from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import re
+import select
+import signal
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gpop import programs
+from gpop.config import reading
+from gpop.privsep import channel, messages
+from tests.serving import PASSWORD, ROOT, Site, wait_until
+
+SYS_PIDFD_GETFD = 438
+DEADLINE_S = 20
+TOTALS = {"close_reason": "quit", "cache": "hit", "cache_reason": "unchanged", "fault": ""}
+A_LONG_TIME_S = 600
+needs_root = pytest.mark.skipif(not ROOT, reason="needs root: it takes descriptors from another process")
+
+
+class PlayedSession:
+    """A login as auth, the broker and the session get it: the frame, the client's stream, the channel."""
+
+    def __init__(self, octets: bytes, fds: list[int]) -> None:
+        self.login = messages.decode(octets).fields
+        self.stream = socket.socket(fileno=fds[0])
+        self.channel = socket.socket(fileno=fds[1])
+
+    def send(self, kind: int, **fields: object) -> None:
+        self.channel.send(messages.encode(kind, **fields))
+
+    def accept(self, user: str = "ann") -> None:
+        self.send(messages.ACCEPTED, user=user, account=user, source="passwd-file", auth_us=1)
+
+    def totals(self, counts: tuple[int, ...] = (0,) * len(messages.COUNTS)) -> None:
+        self.send(messages.TOTALS, **TOTALS, counts=counts)
+
+    def end(self) -> None:
+        self.channel.close()
+        self.stream.close()
+
+
+class PlayedBroker:
+    """The broker and auth of one real front."""
+
+    def __init__(self, site) -> None:
+        settings = reading.load(str(site.config)).as_plain()["front"]
+        os.makedirs(os.path.join(settings["run_dir"], "empty"), exist_ok=True)
+        self.log_path = site.path / "front.log"
+        self.log_path.touch()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.control, theirs = channel.pair()
+        settings_fd = programs.settings_file(settings)
+        with open(self.log_path, "ab") as log:
+            keep = [theirs.fileno(), settings_fd, log.fileno(), self.listener.fileno()]
+            arguments = [
+                "front-process",
+                f"--control-fd={keep[0]}",
+                f"--settings-fd={keep[1]}",
+                f"--log-fd={keep[2]}",
+                str(keep[3]),
+            ]
+            self.pid = programs.start_program(arguments, keep)
+        theirs.close()
+        os.close(settings_fd)
+        self.control.settimeout(DEADLINE_S)
+        assert channel.receive(self.control)[0].kind == messages.READY
+        self.logins, fronts_end = channel.pair()
+        self.logins.settimeout(DEADLINE_S)
+        channel.send(self.control, messages.encode(messages.ATTACH), [fronts_end.fileno()])
+        fronts_end.close()
+
+    def connect(self) -> socket.socket:
+        client = socket.create_connection(self.listener.getsockname(), DEADLINE_S)
+        assert client.recv(512).startswith(b"+OK")
+        return client
+
+    def login(self, client: socket.socket | None = None) -> tuple[socket.socket, PlayedSession]:
+        """Have a client log in; returns it and its login."""
+        client = client or self.connect()
+        client.sendall(b"USER ann\r\n")
+        assert client.recv(512).startswith(b"+OK")
+        client.sendall(b"PASS secret\r\n")
+        return client, PlayedSession(*channel.receive_octets(self.logins, 65536))
+
+    def events(self, name: str, count: int = 1) -> list[dict]:
+        """The events of that name, once there are so many."""
+
+        def found() -> list[dict]:
+            lines = self.log_path.read_text().splitlines(keepends=True)
+            events = [json.loads(line) for line in lines if line.endswith("\n")]
+            return [event for event in events if event["event"] == name]
+
+        wait_until(lambda: len(found()) >= count, what=lambda: f"{name}:\n{self.log_path.read_text()}")
+        return found()
+
+    def is_well(self) -> bool:
+        """Whether the front still talks to a new client, and has its session logged."""
+        client, session = self.login()
+        session.accept()
+        session.send(messages.SERVING)
+        session.totals()
+        session.end()
+        client.close()
+        login_id = session.login["login_id"]
+        wait_until(lambda: any(event["login_id"] == login_id for event in self.events("session_closed")))
+        return True
+
+    def stop(self) -> None:
+        self.control.close()
+        try:
+            wait_until(lambda: os.waitpid(self.pid, os.WNOHANG)[0] == self.pid)
+        except AssertionError:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            raise
+        finally:
+            self.logins.close()
+            self.listener.close()
+
+
+@pytest.fixture(scope="module")
+def module_front():
+    """One front for all tests of this module: none of them may have harmed it."""
+    site = Site()
+    broker = PlayedBroker(site)
+    try:
+        yield broker
+    finally:
+        broker.stop()
+        site.remove()
+
+
+@pytest.fixture
+def front(module_front):
+    """A real front, whose broker, auth and sessions the test plays; well before and after."""
+    yield module_front
+    assert module_front.is_well()
+
+
+# Sessions
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        messages.encode(messages.ACCEPTED, user="root", account="root", source="pam", auth_us=1),
+        messages.encode(messages.REFUSED, code="AUTH", reason="x", user="root", source="pam", auth_us=1),
+        messages.encode(messages.SERVING),
+        messages.encode(messages.TOTALS, **TOTALS, counts=()),
+        messages.encode(messages.NOTED, event="broker_stopped", detail="x"),
+        messages.encode(messages.NOTED, event="command_received", detail="x"),
+        messages.encode(messages.PIPELINED, octets=b"x" * 40_000),
+        b"\x01" * 60_000,
+        b"\x01",
+    ],
+    ids=["accepted", "refused", "serving", "no counts", "event", "dialogue", "huge", "noise", "short"],
+)
+def test_a_forged_frame_ends_the_conversation(front, forged):
+    """Its session_closed is written, with the user that auth named, and nothing that was forged."""
+    client, session = front.login()
+    session.accept()
+    session.send(messages.SERVING)
+    session.channel.send(forged)
+    login_id = session.login["login_id"]
+    wait_until(lambda: any(event["login_id"] == login_id for event in front.events("session_closed")))
+    closed = [event for event in front.events("session_closed") if event["login_id"] == login_id]
+    assert len(closed) == 1
+    assert (closed[0]["user"], closed[0]["close_reason"]) == ("ann", "fault")
+    assert [event for event in front.events("frame_rejected") if event["login_id"] == login_id]
+    log = front.log_path.read_text()
+    assert "process_fault" not in log and "broker_stopped" not in log and "command_received" not in log
+    session.end()
+    client.close()
+
+
+def test_a_session_can_not_be_refused_in_another_name(front):
+    """After auth has said who it is, a refusal on the channel may be forged: its user is auth's."""
+    client, session = front.login()
+    session.accept()
+    session.send(messages.REFUSED, code="AUTH", reason="wrong_password", user="root", source="", auth_us=1)
+    session.end()
+    assert client.recv(512).startswith(b"-ERR [AUTH]")
+    refused = front.events("login_refused")
+    assert refused[-1]["user"] == "ann" and all(event["user"] != "root" for event in refused)
+    client.close()
+
+
+def test_a_session_that_floods_the_log_is_cut_off(front):
+    """So many notes, and no more: they cost the front its time and the other lines their place."""
+    client, session = front.login()
+    session.accept()
+    session.send(messages.SERVING)
+    session.channel.settimeout(DEADLINE_S)
+    before = front.log_path.read_text().count("cache_damaged")
+    with pytest.raises(OSError):
+        for _ in range(100_000):
+            session.send(messages.NOTED, event="cache_damaged", detail="x" * 500)
+    assert front.log_path.read_text().count("cache_damaged") - before <= 200
+    session.end()
+    client.close()
+
+
+def test_control_characters_of_a_session_do_not_reach_the_log(front):
+    """A line of the log is one line, whatever a session sends as text."""
+    client, session = front.login()
+    session.accept()
+    session.send(messages.SERVING)
+    forged = '"\r\n{"event":"broker_stopped"}\x1b\u202e'
+    session.send(messages.NOTED, event="cache_damaged", detail=forged)
+    session.send(
+        messages.TOTALS,
+        close_reason="\r\n\x1b[2J",
+        cache="x\n",
+        cache_reason=forged,
+        fault=forged,
+        counts=[2**64 - 1] * len(messages.COUNTS),
+    )
+    session.end()
+    login_id = session.login["login_id"]
+    wait_until(lambda: any(event["login_id"] == login_id for event in front.events("session_closed")))
+    text = front.log_path.read_bytes()
+    assert not re.search(rb"[^\x20-\x7e\n]", text)
+    assert all(json.loads(line)["event"] != "broker_stopped" for line in text.splitlines())
+    client.close()
+
+
+def test_a_blocking_stream_does_not_stop_the_front(front):
+    """O_NONBLOCK belongs to the open file: a session clears it, and ends without having served."""
+    client, session = front.login()
+    session.stream.setblocking(True)
+    session.accept()
+    session.end()
+    assert client.recv(512).startswith(b"-ERR [SYS/TEMP]")
+    assert front.is_well()
+    client.close()
+
+
+@pytest.mark.parametrize("serving", [True, False], ids=["serving", "unserved"])
+def test_a_lingering_stream_does_not_stop_the_front(front, serving):
+    """SO_LINGER, octets unsent and a client that reads nothing: a close would wait as long as it says."""
+    client, session = front.login()
+    _fill(session.stream)
+    session.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, A_LONG_TIME_S))
+    session.stream.close()
+    session.accept()
+    if serving:
+        session.send(messages.SERVING)
+    assert front.is_well()
+    session.end()
+    assert front.is_well()
+    client.close()
+
+
+def test_a_session_that_never_ends_costs_one_greenlet(front):
+    """Neither totals nor an end: the front goes on with all others, and waits."""
+    stuck = [front.login() for _ in range(20)]
+    for _, session in stuck:
+        session.accept()
+        session.send(messages.SERVING)
+    assert front.is_well()
+    for client, session in stuck:
+        session.end()
+        client.close()
+
+
+def test_a_front_keeps_no_password_for_the_length_of_a_session(front):
+    """What was needed from PASS to the hand-over is not referred to afterwards."""
+    client = front.connect()
+    client.sendall(b"USER ann\r\n")
+    client.recv(512)
+    client.sendall(b"PASS secret\r\n")
+    session = PlayedSession(*channel.receive_octets(front.logins, 65536))
+    assert session.login["password"] == b"secret"
+    session.accept()
+    session.send(messages.SERVING)
+    session.end()
+    client.close()
+    assert "secret" not in front.log_path.read_text()
+
+
+# A front
+
+
+class Captured:
+    """The descriptors of a stopped front: its control channel and its way to auth."""
+
+    def __init__(self, server) -> None:
+        self.server = server
+        server.pop().quit()
+        wait_until(lambda: not server.pids("session"))
+        (self.pid,) = server.pids("front")
+        os.kill(self.pid, signal.SIGSTOP)
+        arguments = Path(f"/proc/{self.pid}/cmdline").read_text().split("\0")
+        control = next(int(word.partition("=")[2]) for word in arguments if "--control-fd" in word)
+        self.control = self._take(control)
+        folder = Path(f"/proc/{self.pid}/fd")
+        sockets = [int(fd.name) for fd in folder.iterdir() if os.readlink(fd).startswith("socket:")]
+        others = [self._take(fd) for fd in sockets if fd != control]
+        # Among those the channel of a session that has just ended may still be; that one is the front's own.
+        (self.logins,) = [sock for sock in others if _made_by(sock) == server.process.pid]
+
+    def _take(self, fd: int) -> socket.socket:
+        libc = ctypes.CDLL(None, use_errno=True)
+        pidfd = os.pidfd_open(self.pid)
+        taken = libc.syscall(SYS_PIDFD_GETFD, pidfd, fd, 0)
+        os.close(pidfd)
+        if taken < 0:
+            raise OSError(ctypes.get_errno(), "pidfd_getfd")
+        return socket.socket(fileno=taken)
+
+    def login(self, stream: socket.socket, session_channel: socket.socket, **changes: object) -> None:
+        """Send auth a login with these descriptors."""
+        octets = messages.encode(messages.LOGIN, **login_fields() | changes)
+        channel.send(self.logins, octets, [stream.fileno(), session_channel.fileno()])
+
+    @contextlib.contextmanager
+    def broker_stopped(self) -> Iterator[None]:
+        """Have the broker stand still, so that what is sent to it meanwhile is there all at once."""
+        self.server.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.server.process.send_signal(signal.SIGCONT)
+
+    def broker_is_well(self) -> bool:
+        """Kill the front; returns whether the broker takes note of that."""
+        self.end()
+        return bool(self.server.wait_for_event("process_ended", ended="front"))
+
+    def end(self) -> None:
+        """Kill it."""
+        for sock in (self.control, self.logins):
+            sock.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def captured(make_server):
+    """A front that was taken over. When it is killed another one serves; auth and broker are the same."""
+    server = make_server(session__max_per_account=1, session__lock_wait_s=0.1, session__takeover_after_s=0)
+    captured = Captured(server)
+    before = server.pids("auth")
+    yield captured
+    captured.end()
+    wait_until(lambda: server.pids("front") not in ([], [captured.pid]))
+    wait_until(lambda: not server.pids("session"))
+    server.pop().quit()
+    assert server.pids("auth") == before
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "octets",
+    [
+        messages.encode(messages.READY),
+        messages.encode(messages.DRAIN, at_once=1),
+        messages.encode(
+            messages.SERVE, uid=0, maildir=b"/root", login_id=1, account=b"root", gid=0, groups=[],
+            home=b"/", peer="", dialogue=0,
+        ),
+        b"\x01" * 60_000,
+        b"\x01",
+    ],
+    ids=["ready", "drain", "serve", "huge", "short"],
+)  # fmt: skip
+def test_a_front_that_sends_the_broker_what_it_may_not_is_ended(captured, octets):
+    """A second READY, an order to serve somebody, noise, descriptors: killed, and one line for it."""
+    files = [captured.control.fileno()] * 2
+    with pytest.raises(OSError):
+        for _ in range(1000):
+            channel.send(captured.control, octets, files)
+            select.select([], [], [], 0.01)
+    assert captured.server.wait_for_event("frame_rejected")["sender"] == "front"
+    assert captured.server.wait_for_event("process_ended")["signal"] == "SIGKILL"
+    assert captured.server.events("session_died") == []
+
+
+@needs_root
+@pytest.mark.parametrize("wrong", ["kind", "noise", "one", "three", "file", "peer"])
+def test_auth_hears_no_more_of_a_front_that_sends_it_what_it_may_not(captured, wrong):
+    """Another kind of frame, noise, descriptors too many or of another kind, the name of another peer."""
+    client, stream = _tcp_pair()
+    ours, theirs = channel.pair()
+    fds = [stream.fileno(), theirs.fileno()]
+    octets = messages.encode(messages.LOGIN, **login_fields())
+    if wrong == "kind":
+        octets = messages.encode(messages.ATTACH)
+    elif wrong == "noise":
+        octets = os.urandom(1000)
+    elif wrong == "peer":
+        octets = messages.encode(messages.LOGIN, **login_fields() | {"peer": "10.1.2.3"})
+    elif wrong == "file":
+        fds[1] = os.open(captured.server.site.config, os.O_RDWR)
+    else:
+        fds = fds[:1] if wrong == "one" else [*fds, 2]
+    channel.send(captured.logins, octets, fds)
+    assert captured.server.wait_for_event("frame_rejected")["process"] == "auth"
+    with pytest.raises(OSError):
+        captured.login(stream, theirs)
+    for sock in (client, stream, ours, theirs):
+        sock.close()
+
+
+@needs_root
+def test_a_stream_of_the_wrong_kind_ends_in_the_session(captured):
+    """Who is logged in properly on what is no stream of a client's gets no session."""
+    stream, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    ours, theirs = channel.pair()
+    captured.login(stream, theirs)
+    rejected = captured.server.wait_for_event("frame_rejected")
+    assert rejected["process"] == "broker" and rejected["account"] == "user0"
+    for sock in (stream, peer, ours, theirs):
+        sock.close()
+
+
+@needs_root
+def test_a_channel_that_is_full_does_not_stop_the_broker(captured):
+    """The broker refuses a session on a channel that the front has filled meanwhile, and never reads."""
+    streams, channels, session = _one_login(captured)
+    with captured.broker_stopped():
+        ours, theirs = channel.pair()
+        client, stream = _tcp_pair()
+        captured.login(stream, theirs)
+        assert channel.receive(ours)[0].kind == messages.ACCEPTED
+        _fill(theirs)
+    assert captured.broker_is_well()
+    for sock in (*streams, *channels, session, ours, theirs, client, stream):
+        sock.close()
+
+
+@needs_root
+def test_a_lingering_stream_does_not_stop_the_broker(captured):
+    """The last copy of a stream with SO_LINGER, octets unsent and a peer that reads nothing."""
+    streams, channels, session = _one_login(captured)
+    with captured.broker_stopped():
+        ours, theirs = channel.pair()
+        client, stream = _tcp_pair()
+        _fill(stream)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, A_LONG_TIME_S))
+        captured.login(stream, theirs)
+        stream.close()
+        theirs.close()
+        assert channel.receive(ours)[0].kind == messages.ACCEPTED
+    assert captured.broker_is_well()
+    for sock in (*streams, *channels, session, ours, client):
+        sock.close()
+
+
+@needs_root
+def test_a_front_that_never_reads_keeps_no_session(captured):
+    """A session whose channel is full ends in order, and gives up telling how."""
+    streams, (ours, theirs), session = _one_login(captured)
+    client, _ = streams
+    _fill(session)
+    client.sendall(b"QUIT\r\n")
+    assert client.recv(512).startswith(b"+OK")
+    client.close()
+    assert captured.server.wait_for_event("session_unreported")
+    wait_until(lambda: not captured.server.pids("session"))
+    for sock in (*streams, ours, theirs, session):
+        sock.close()
+
+
+@needs_root
+def test_a_session_without_its_pipelined_octets_is_taken_over(captured):
+    """A front that puts nothing into the channel has a session wait for it: until a newer login comes."""
+    client, stream = _tcp_pair()
+    ours, theirs = channel.pair()
+    captured.login(stream, theirs)
+    assert channel.receive(ours)[0].kind == messages.ACCEPTED
+    wait_until(lambda: len(captured.server.pids("session")) == 1)
+    (waiting,) = captured.server.pids("session")
+    wait_until(lambda: _sleeps(waiting))
+    os.kill(waiting, signal.SIGUSR1)
+    wait_until(lambda: not captured.server.pids("session"))
+    for sock in (client, stream, ours, theirs):
+        sock.close()
+
+
+@needs_root
+def test_a_flood_of_logins_is_bounded(captured):
+    """Logins without end, answers never read: auth keeps its descriptors, and its temper."""
+    (auth,) = captured.server.pids("auth")
+    before = len(os.listdir(f"/proc/{auth}/fd"))
+    captured.logins.setblocking(False)
+    kept = []
+    for number in range(600):
+        client, stream = _tcp_pair()
+        ours, theirs = channel.pair()
+        kept += [client, ours]
+        try:
+            captured.login(stream, theirs, name=b"nobody%d" % number)
+        except BlockingIOError:
+            select.select([], [captured.logins], [], DEADLINE_S)
+        finally:
+            stream.close()
+            theirs.close()
+    captured.end()
+    wait_until(lambda: len(os.listdir(f"/proc/{auth}/fd")) <= before + 2)
+    for sock in kept:
+        sock.close()
+
+
+def login_fields() -> dict[str, object]:
+    """A login of the test account."""
+    return {
+        "login_id": 1,
+        "name": b"user0",
+        "password": PASSWORD.encode(),
+        "mechanism": "USER",
+        "peer": "127.0.0.1",
+        "peer_port": 1,
+        "local": "127.0.0.1",
+        "local_port": 110,
+        "received_ms": 0,
+        "dialogue": 0,
+    }
+
+
+def _one_login(captured):
+    """A session that serves: (client, stream), (our end of its channel, the other), the session's end."""
+    client, stream = _tcp_pair()
+    ours, theirs = channel.pair()
+    channel.send(ours, messages.encode(messages.PIPELINED, octets=b""))
+    session = theirs.dup() if hasattr(theirs, "dup") else socket.socket(fileno=os.dup(theirs.fileno()))
+    captured.login(stream, theirs)
+    assert client.recv(512).startswith(b"+OK")
+    for kind in (messages.ACCEPTED, messages.SERVING):
+        assert channel.receive(ours)[0].kind == kind
+    return (client, stream), (ours, theirs), session
+
+
+def _made_by(sock: socket.socket) -> int:
+    """The process that made a pair of unix sockets; 0 for another kind."""
+    return struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+
+
+def _sleeps(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
+def _tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname(), DEADLINE_S)
+        return client, listener.accept()[0]
+
+
+def _fill(sock: socket.socket) -> None:
+    """Fill a socket's way to a peer that does not read."""
+    chunk = b"x" * 65536 if sock.type == socket.SOCK_STREAM else b"x"
+    try:
+        while True:
+            sock.send(chunk, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return
