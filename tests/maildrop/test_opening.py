@@ -476,7 +476,7 @@ def test_a_cache_cut_short_under_a_session(large: Store) -> None:
 # Whatever happens
 
 
-event = st.sampled_from(["deliver", "deliver early", "claim", "seen", "flag", "remove", "poll"])
+event = st.sampled_from(["deliver", "deliver early", "claim", "seen", "flag", "replace", "remove", "poll"])
 
 
 @settings(max_examples=25)
@@ -500,6 +500,8 @@ def test_any_history_is_served_as_if_it_were_new(
             base = name.split(b":")[0]
             if what == "remove":
                 os.unlink(store.file(folder, name))
+            elif what == "replace":
+                store.deliver(name, b"..\r\n" * which, folder)
             else:
                 flags = b":2,S" if what == "seen" else b":2,F"
                 os.rename(store.file(folder, name), store.file("cur", base + flags))

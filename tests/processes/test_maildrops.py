@@ -156,6 +156,67 @@ def test_a_size_in_a_name_that_lies_is_corrected(server):
     assert noted(server, "size_corrected") == [f"message=1 listed={OCTETS + 3} octets={OCTETS}"]
 
 
+# Rewritten messages
+
+REWRITTEN = b"Subject: rewritten\n\n.\n.hidden\n..\nand more\n"
+
+
+def rewrite(site, path, how):
+    """What filters do to a message: another file under its name, twice; or other octets in its file."""
+    if how == "in place":
+        with open(path, "r+b") as file:
+            file.write(REWRITTEN)
+            file.truncate()
+        return
+    for number in range(2 if how == "renamed over twice" else 1):
+        draft = site.maildir() / "tmp" / str(number)
+        draft.write_bytes(REWRITTEN)
+        site.own(draft, "user0")
+        draft.rename(path)
+
+
+@pytest.mark.parametrize("folder", ["new", "cur"])
+@pytest.mark.parametrize("how", ["renamed over", "renamed over twice", "in place"])
+def test_a_rewritten_message_does_not_break_the_dialogue(server, how, folder):
+    """
+    A message with a known form gets lines that begin with a dot: each of them is stuffed, on a hit too.
+
+    The terminator is where the message ends, and the next command gets its own reply. LIST is
+    right in the next session: at the latest once the message was retrieved.
+    """
+    site, plain = server.site, b"Subject: plain\n\nnothing to see here\n"
+    bases = [site.deliver(plain, folder=folder) for _ in range(3)]
+    poll_until_hit(server)
+    rewrite(site, path_of(site, bases[1], folder), how)
+    site.deliver(plain, folder="cur" if folder == "new" else "new")
+    dialogue = server.login()
+    for _ in range(2):
+        assert response(dialogue, "RETR 2") == reference.encode(REWRITTEN)
+        assert response(dialogue, "TOP 2 2") == reference.top(REWRITTEN, 2)
+        assert dialogue.ask("NOOP").startswith(b"+OK")
+    assert response(dialogue, "RETR 1") == reference.encode(plain)
+    quit_session(server, dialogue)
+    for _ in range(2):
+        dialogue = server.login()
+        assert [octets for _, octets in listing(dialogue)][1] == reference.octets_on_wire(REWRITTEN)
+        assert response(dialogue, "RETR 2") == reference.encode(REWRITTEN)
+        quit_session(server, dialogue)
+
+
+def test_a_message_rewritten_between_hits(server):
+    """In place no folder changes: the session is a hit, what is sent is right, and the cache is corrected."""
+    site = server.site
+    base = site.deliver(b"Subject: plain\n\nnothing to see here\n", folder="cur")
+    poll_until_hit(server)
+    rewrite(site, path_of(site, base, "cur"), "in place")
+    dialogue = server.login()
+    assert response(dialogue, "RETR 1") == reference.encode(REWRITTEN)
+    assert dialogue.ask("NOOP").startswith(b"+OK")
+    quit_session(server, dialogue)
+    assert server.events("session_closed")[-1]["cache"] == "hit"
+    assert poll(server) == ([(base.encode(), reference.octets_on_wire(REWRITTEN))], "hit")
+
+
 # Names
 
 ODD_NAMES = [
