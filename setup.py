@@ -35,6 +35,7 @@ setup(
         "structlog>=23.1",
     ],
     extras_require={
+        "bench": ["matplotlib>=3.6"],  # for the plot of loadtest.bench, and nothing else
         "dev": ["hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "ruff>=0.5", "setuptools>=68"],
     },
     entry_points={"console_scripts": ["gpop = gpop.cli:main"]},

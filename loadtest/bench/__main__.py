@@ -5,6 +5,7 @@ Side by side: gpop, and whichever of Dovecot and Courier is installed, on the sa
     python -m loadtest.bench --json figures.json --plot figures.svg
     python -m loadtest.bench --servers gpop,gpop@HEAD~5,dovecot-tuned --scenarios poll --sizes 20 --rounds 7
     python -m loadtest.bench --from figures.json --plot figures.svg
+    python -m loadtest.bench --pam unix --servers gpop,gpop-nocache,dovecot-secure --scenarios poll --sizes 20
 
 Prints CPU milliseconds per session of the whole server, children that ended included, as medians of
 interleaved rounds, and their ratios. Makes its own accounts and mail in a temporary folder, starts the
@@ -192,6 +193,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (NotHere, OSError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     print("\n".join(report.tables(results)))
     if options.json:
         results.write(options.json)

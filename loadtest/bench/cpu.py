@@ -45,9 +45,10 @@ NOTHING = Usage(0.0, 0.0, 0.0)
 
 
 class Meter(Protocol):
-    """Counts one server."""
+    """Counts one server; differences below `least_s` say nothing."""
 
     kind: str
+    least_s: float
 
     def enter(self, command: list[str]) -> list[str]:
         """Return the command that runs `command` where it is counted."""
@@ -69,6 +70,7 @@ class GroupV2:
     """A control group of version 2; no controller has to be on for it to count CPU time."""
 
     kind = "cgroup v2"
+    least_s = 0.0
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -114,6 +116,7 @@ class ProcessTree:
     """The first process and its descendants, from /proc."""
 
     kind = "/proc"
+    least_s = 10 * TICK_S  # each process is rounded to ticks by itself
 
     def __init__(self) -> None:
         self.first = 0

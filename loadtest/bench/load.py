@@ -339,6 +339,7 @@ class Load:
             stdout=subprocess.PIPE,
             cwd=TOP,
             text=True,
+            start_new_session=True,  # Ctrl-C is for the bench, which ends this one in order
         )
 
     def run(

@@ -37,7 +37,10 @@ class Results:
         Raises:
             ValueError: it is something else.
         """
-        read = json.loads(path.read_text("utf-8"))
+        try:
+            read = json.loads(path.read_text("utf-8"))
+        except ValueError:
+            read = None
         if not isinstance(read, dict) or read.get("format") != FORMAT:
             raise ValueError(f"{path} was not written by this version of the bench")
         return cls(read["about"], read["cells"])
@@ -58,7 +61,7 @@ class Results:
         return list(dict.fromkeys(cell["label"] for cell in self.cells if cell["scenario"] == scenario))
 
     def figures(self, scenario: str, label: str, server: str) -> list[float | None]:
-        """CPU milliseconds per session, round by round; None where a reply was wrong."""
+        """CPU milliseconds per session, round by round; None where there is no figure."""
         for cell in self.cells:
             if (cell["scenario"], cell["label"], cell["server"]) == (scenario, label, server):
                 return [found and found["cpu_ms"] for found in cell["rounds"]]
@@ -76,7 +79,7 @@ class Results:
 
     def failed(self) -> bool:
         """Whether any reply was wrong."""
-        return any(cell["errors"] or None in cell["rounds"] for cell in self.cells)
+        return any(cell["errors"] for cell in self.cells)
 
 
 def machine() -> str:
@@ -137,7 +140,7 @@ def _column(scenario: str, label: str) -> str:
 def _cell(results: Results, scenario: str, label: str, server: str) -> str:
     median = results.median(scenario, label, server)
     if median is None:
-        return "wrong"
+        return "none"
     known = [each for each in results.figures(scenario, label, server) if each is not None]
     return f"{_rounded(median)} ({_rounded(min(known))}-{_rounded(max(known))})"
 

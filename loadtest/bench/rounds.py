@@ -57,8 +57,8 @@ class Cell:
     label: str
     server: str
     concurrency: int
-    rounds: list[Figure | None] = field(default_factory=list)  # None: a reply was wrong, see `errors`
-    errors: list[str] = field(default_factory=list)
+    rounds: list[Figure | None] = field(default_factory=list)  # None: no figure, `errors` or stderr say why
+    errors: list[str] = field(default_factory=list)  # replies that were wrong
 
 
 class Bench:
@@ -115,7 +115,8 @@ class Bench:
                     continue
                 cells[server.name].rounds.append(None)
                 cells[server.name].errors += found.errors
-                print(f"{server.name}, {scenario} {label}, round {number}: {found.errors}", file=sys.stderr)
+                why = found.errors or "too little CPU time for this meter"
+                print(f"{server.name}, {scenario} {label}, round {number}: {why}", file=sys.stderr)
         return list(cells.values())
 
     # Scenarios
@@ -166,7 +167,7 @@ class Bench:
         self, server: Server, script: str, maildrops: list[Maildrop], seconds: float = 0.0
     ) -> Figure | Result:
         """
-        Return what sessions cost; the Result instead if one went wrong.
+        Return what sessions cost; the Result instead if one went wrong, or they cost too little to tell.
 
         Without `seconds`: one session for each maildrop.
         """
@@ -175,7 +176,7 @@ class Bench:
         processes_before = server.by_process()
         result = self.load.run(server.port, script, maildrops, self.concurrency, seconds, at_least)
         used = cpu.settled(server.meter) - before
-        if result.failed or not result.sessions:
+        if result.failed or not result.sessions or used.total <= server.meter.least_s:
             return result
         per_session_ms = 1e3 / result.sessions
         by_process = {

@@ -111,6 +111,21 @@ def test_verify_tells_stale_from_wrong(own: Store, capsys: pytest.CaptureFixture
     assert "stale      1700000005.M5P1.host: not listed, is message 3" in said
 
 
+def test_verify_takes_a_replaced_message_for_stale(own: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another file under a message's name is measured by the next session; one written in place is not."""
+    own.deliver_many(2)
+    own.poll()
+    own.deliver("1700000000.M0P1.host", b"another\nmessage\n")
+    assert run(own, "verify") == 0
+    said = capsys.readouterr().out
+    assert "stale      1700000000.M0P1.host: listed with 14 octets (measured), has 18" in said
+    own.poll()
+    with open(own.file("new", "1700000000.M0P1.host"), "ab") as file:
+        file.write(b"more\n")
+    assert run(own, "verify") == 1
+    assert "wrong      1700000000.M0P1.host: listed with 18 octets" in capsys.readouterr().out
+
+
 def forge(store: Store, **changes: object) -> None:
     """Write a well-formed cache in which some of what it knows is changed."""
     image = cachefile.open_image(store.dir_fd)

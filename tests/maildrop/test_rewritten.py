@@ -15,7 +15,7 @@ from tests.maildrop.store import Store, content, expected, listing
 from tests.pop3 import reference
 
 NAME = "1700000001.b"
-PLAIN = b"Subject: plain\n\nhello\n"
+PLAIN = b"Subject: plain\n\nhello, with some octets more\n"
 DOTS = b"Subject: dots\n\n.\n.hidden\n..\n"
 WIRE = b"Subject: as on the wire\r\n\r\nhello\r\n"
 
@@ -115,7 +115,7 @@ def test_a_learned_form_is_believed(polled: Store) -> None:
 def test_a_time_that_was_set_back(polled: Store) -> None:
     """Same size, same mtime, other content: the ctime tells."""
     was = os.stat(polled.file("new", NAME))
-    write_in_place(polled, PLAIN[:-6] + b".ello\n")
+    write_in_place(polled, PLAIN[:-6] + b"\nmore\n")
     os.utime(polled.file("new", NAME), ns=(was.st_atime_ns, was.st_mtime_ns))
     assert form(polled, 1) == encoding.FORM_UNKNOWN
 

@@ -158,6 +158,8 @@ def test_a_size_in_a_name_that_lies_is_corrected(server):
 
 # Rewritten messages
 
+# Nearly as long as the other: by its size alone it could have that one's form.
+PLAIN = b"Subject: plain\n\nnothing to see here, and that for a while\n"
 REWRITTEN = b"Subject: rewritten\n\n.\n.hidden\n..\nand more\n"
 
 
@@ -184,17 +186,17 @@ def test_a_rewritten_message_does_not_break_the_dialogue(server, how, folder):
     The terminator is where the message ends, and the next command gets its own reply. LIST is
     right in the next session: at the latest once the message was retrieved.
     """
-    site, plain = server.site, b"Subject: plain\n\nnothing to see here\n"
-    bases = [site.deliver(plain, folder=folder) for _ in range(3)]
+    site = server.site
+    bases = [site.deliver(PLAIN, folder=folder) for _ in range(3)]
     poll_until_hit(server)
     rewrite(site, path_of(site, bases[1], folder), how)
-    site.deliver(plain, folder="cur" if folder == "new" else "new")
+    site.deliver(PLAIN, folder="cur" if folder == "new" else "new")
     dialogue = server.login()
     for _ in range(2):
         assert response(dialogue, "RETR 2") == reference.encode(REWRITTEN)
         assert response(dialogue, "TOP 2 2") == reference.top(REWRITTEN, 2)
         assert dialogue.ask("NOOP").startswith(b"+OK")
-    assert response(dialogue, "RETR 1") == reference.encode(plain)
+    assert response(dialogue, "RETR 1") == reference.encode(PLAIN)
     quit_session(server, dialogue)
     for _ in range(2):
         dialogue = server.login()
@@ -206,7 +208,7 @@ def test_a_rewritten_message_does_not_break_the_dialogue(server, how, folder):
 def test_a_message_rewritten_between_hits(server):
     """In place no folder changes: the session is a hit, what is sent is right, and the cache is corrected."""
     site = server.site
-    base = site.deliver(b"Subject: plain\n\nnothing to see here\n", folder="cur")
+    base = site.deliver(PLAIN, folder="cur")
     poll_until_hit(server)
     rewrite(site, path_of(site, base, "cur"), "in place")
     dialogue = server.login()
