@@ -42,7 +42,7 @@ LEAN_MAY_IMPORT = PURE_MAY_IMPORT | {
 # Dear at run time, or not to be trusted beside a password or with root: one home each.
 ONLY_IN = {
     "pam": {"accounts.pam"},
-    "gevent": {"front"},
+    "gevent": {"front", "connection"},
     "structlog": {"events"},
     "tomllib": {"config.reading", "config.toml_lines"},
 }
@@ -121,7 +121,8 @@ def foreign_imports(module: Module) -> set[str]:
 def rank(name: str) -> int:
     if is_in(name, PURE):
         return 0
-    if is_in(name, PROCESSES | {"sessions", "rehearsal"}):  # the broker's own, which run the session
+    # Parts of a process: these run the session for the broker, that is one peer of a front.
+    if is_in(name, PROCESSES | {"sessions", "rehearsal", "connection"}):
         return 2
     return 3 if is_in(name, COMMANDS) else 1
 

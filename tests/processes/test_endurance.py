@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import poplib
@@ -9,6 +10,7 @@ import pty
 import random
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -20,6 +22,7 @@ import pytest
 from tests.serving import PASSWORD, ROOT, Server, wait_until
 
 MESSAGE = b"Subject: one\n\nbody\n"
+SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 
 
 @pytest.mark.parametrize("kind", ["auth", "front"])
@@ -217,6 +220,52 @@ def test_a_slow_reader_is_not_logged_out(make_server):
         assert received.count(b"\r\n") == 80_000 + 2
         dialogue.send(b"QUIT\r\n")
         assert dialogue.socket.recv(100).startswith(b"+OK")
+
+
+def test_a_very_slow_reader_is_not_logged_out_either(make_server):
+    """The kernel wakes a writer when a third of its buffer is free, maybe long after the time-out."""
+    server = make_server(session__autologout_s=1)
+    server.site.deliver(b"x" * 12_000_000 + b"\n")
+    with server.login() as dialogue:
+        dialogue.send(b"RETR 1\r\n")
+        received, started = 0, time.monotonic()
+        while received < 12_000_000:
+            received += len(dialogue.socket.recv(65536))
+            if time.monotonic() - started < 5:
+                threading.Event().wait(0.3)
+        # The message ends with its line end and the terminator, which may have come already.
+        dialogue.send(b"NOOP\r\n")
+        tail = b""
+        while not tail.endswith(b"+OK\r\n"):
+            tail += dialogue.socket.recv(65536)
+        assert dialogue.ask("QUIT").startswith(b"+OK")
+
+
+def test_a_client_that_left_the_network_in_the_middle_is_taken_over_from(make_server):
+    """With octets on their way that nobody acknowledges, it is silent: its user is not kept out."""
+    server = make_server(session__takeover_after_s=1, session__lock_wait_s=2)
+    name = server.site.deliver(b"x" * 30_000_000)
+    with server.login() as lost:
+        lost.ask("DELE 1")
+        lost.ask("RSET")
+        # From here on its kernel throws away what comes, as if the network were gone.
+        nothing = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))
+        program = struct.pack("HP", 1, ctypes.addressof(nothing))
+        lost.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+        lost.send(b"RETR 1\r\n")
+        (session,) = server.pids("session")
+        wait_until(lambda: _blocked(session))
+
+        def served() -> bool:
+            try:
+                server.pop().quit()
+            except poplib.error_proto:
+                return False
+            return True
+
+        wait_until(served)
+    assert server.wait_for_event("session_closed", close_reason="takeover")
+    assert server.site.files() == [name]
 
 
 def test_a_client_that_stops_reading_costs_no_memory(make_server):

@@ -1,0 +1,347 @@
+"""
+PROCESS (part of the front): one peer, from its greeting until it leaves or its session ends.
+
+Speaks AUTHORIZATION, hands a login to auth together with the client's stream, and from then
+on waits on the session channel and nowhere else; it never gives up first. What comes there
+is the log's (`session_closed`). It holds a password only from PASS to the hand-over.
+"""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+import gevent
+import gevent.socket
+
+from gpop import events
+from gpop.pop3 import decisions, wire
+from gpop.pop3.authorization import LOGIN_REFUSED, Authorization
+from gpop.pop3.commands import without_secret
+from gpop.privsep import channel, messages
+from gpop.privsep.messages import Frame
+
+if TYPE_CHECKING:
+    from gpop.front import Front
+
+# Commands before login are short. What is read beyond a login must fit a PIPELINED frame.
+RECEIVE_OCTETS = 4096
+# A frame from auth or a session; only PIPELINED is larger, and a front never receives that.
+MAX_ANSWER_OCTETS = 8192
+READABLE = 1  # what libev calls EV_READ
+# A peer that is refused this often, or sends so much nonsense, has to connect again.
+MAX_REFUSALS = 5
+MAX_BAD_COMMANDS = 25
+# After so many lines the others have their turn. A login takes three or four.
+LINES_IN_A_ROW = 8
+# A session notes each kind of thing once or twice; its dialogue, if it was asked for, is as long as it is.
+MAX_NOTES = 100
+# A peer that is left has this long to take the answer and close.
+GOODBYE_TIMEOUT_S = 2.0
+MAX_GOODBYE_READS = 16
+
+REFUSALS = {
+    "AUTH": LOGIN_REFUSED,
+    "SYS/TEMP": wire.err("Temporary failure, please try again later", "SYS/TEMP"),
+    "SYS/PERM": wire.err("This account can't be served, please ask the administrator", "SYS/PERM"),
+    "IN-USE": wire.err("Too many sessions of this account", "IN-USE"),
+}
+# A login that no account can be meant by (an empty password, say) is refused without asking auth.
+REFUSED_HERE = {"code": "AUTH", "user": "", "source": "front"}
+NO_COUNTS = [0] * len(messages.COUNTS)
+
+
+class Outcome:
+    """What became of one login: everything that came on its session channel."""
+
+    __slots__ = ("accepted", "dialogue", "notes", "refused", "served", "totals")
+
+    def __init__(self, dialogue: bool) -> None:
+        self.dialogue = dialogue  # whether the session was asked for its dialogue
+        self.accepted: dict[str, Any] | None = None
+        self.refused: dict[str, Any] | None = None
+        self.served = False
+        self.totals: dict[str, Any] | None = None
+        self.notes = 0
+
+    def may_note(self, event: str) -> bool:
+        """Whether the session may have this written: one that was taken over must not flood the log."""
+        self.notes += 1
+        if event in events.DIALOGUE_NOTES:
+            return self.dialogue
+        return event in events.SESSION_NOTES and (self.dialogue or self.notes <= MAX_NOTES)
+
+
+class Connection:
+    """One peer, from its greeting until it leaves or its session ends."""
+
+    __slots__ = ("authorization", "client", "front", "greenlet", "local", "peer", "reader", "refusals")
+
+    def __init__(self, front: Front, client: gevent.socket.socket, address: tuple[Any, ...]) -> None:
+        self.front = front
+        self.client = client
+        self.peer = address[:2]
+        self.local = client.getsockname()[:2]
+        self.reader = wire.LineReader()
+        self.authorization = Authorization()
+        self.refusals = 0
+
+    def speak(self) -> str:
+        """Greet and answer commands until a session has ended or the peer is gone; returns why."""
+        self.client.sendall(self.front.greeting)
+        bad_commands = lines = 0
+        deadline = time.monotonic() + self.front.settings.login_timeout_s
+        while True:
+            lines += 1
+            if lines % LINES_IN_A_ROW == 0:
+                # A call that need not wait does not switch: without this a peer that always has more
+                # to say, and takes the answers, would be the only one to be served.
+                gevent.sleep(0)
+            line = self.reader.next_line()
+            if line is None:
+                octets = self._receive(deadline)
+                if not octets:
+                    return "disconnect"
+                self.reader.feed(octets)
+                continue
+            deadline = time.monotonic() + self.front.settings.login_timeout_s
+            if self.front.events.debug:
+                octets = without_secret(line, self.reader.sasl_response)
+                self.log("command_received", "debug", detail=events.printable(octets))
+            decision = self.authorization.handle(line)
+            self.reader.sasl_response = self.authorization.awaits_sasl_response
+            if isinstance(decision, decisions.Login):
+                line = b""  # it may hold the password, and this frame lives as long as the session
+                ended = self._login(decision)
+                if ended:
+                    return ended
+            else:
+                self._reply(decision.octets)
+                bad_commands += decision.octets.startswith(b"-ERR")
+                if isinstance(decision, decisions.RefusedLogin):
+                    self._log_refusal(decision, REFUSED_HERE | {"reason": decision.reason})
+                elif isinstance(decision, decisions.Close):
+                    return "quit"
+            if self.refusals >= MAX_REFUSALS:
+                return "too_many_refusals"
+            if bad_commands >= MAX_BAD_COMMANDS:
+                return "too_many_errors"
+
+    def _receive(self, deadline: float) -> bytes:
+        self.client.settimeout(max(deadline - time.monotonic(), 0.001))
+        octets: bytes = self.client.recv(RECEIVE_OCTETS)
+        return octets
+
+    def _reply(self, octets: bytes) -> None:
+        if self.front.events.debug:
+            self.log("reply_sent", "debug", detail=events.printable(octets.partition(b"\r\n")[0]))
+        self.client.sendall(octets)
+
+    def log(self, event: str, level: str = "info", **fields: Any) -> None:
+        """Write an event of this connection."""
+        peer, peer_port = self.peer
+        local, local_port = self.local
+        write = getattr(self.front.logger, level)
+        write(event, peer=peer, peer_port=peer_port, local=local, local_port=local_port, **fields)
+
+    # Logging in
+
+    def _login(self, login: decisions.Login) -> str:
+        """Have a login decided and served; returns why that ended the connection, "" if it goes on."""
+        # From here on the broker's "drain at once" must not cut it off.
+        self.front.before_login.discard(gevent.getcurrent())
+        started = time.monotonic()
+        login_id = self.front.new_login_id()
+        unread = self.reader.take_rest()
+        outcome = Outcome(self.front.events.debug or login.name in self.front.dialogue_users)
+        try:
+            session_channel = self._hand_over(login_id, login, started, unread, outcome.dialogue)
+            try:
+                self._follow(login_id, session_channel, outcome)
+            finally:
+                session_channel.close()
+        except OSError:
+            pass  # auth is gone, or the process that held the channel: the outcome is what it is
+        if outcome.served:
+            self._log_session(login_id, login, started, outcome)
+            return "session"
+        refused = self._log_unserved(login_id, login, started, outcome)
+        answer = REFUSALS.get(refused["code"], REFUSALS["SYS/TEMP"])
+        if outcome.accepted:
+            self._leave(answer)
+            return "unserved"
+        self._reply(answer)
+        if self.front.closing:
+            return "shutdown"
+        self.front.before_login.add(gevent.getcurrent())
+        self.authorization.login_refused()
+        self.reader.feed(unread)
+        return ""
+
+    def _leave(self, answer: bytes) -> None:
+        """
+        Send a last answer and close, without waiting for anybody.
+
+        A session may still hold the client's stream, or have held it, and O_NONBLOCK and
+        SO_LINGER belong to the stream: after a session that was taken over any other call
+        could stop this whole process. RFC 1939 §4 lets a server close here.
+        """
+        with contextlib.suppress(OSError):
+            self.client.settimeout(GOODBYE_TIMEOUT_S)
+            self.client.send(answer, _socket.MSG_DONTWAIT)
+            # Octets that were never read would make a reset of the close, which may destroy the answer.
+            self.client.shutdown(_socket.SHUT_WR)
+            for _ in range(MAX_GOODBYE_READS):
+                if not self.client.recv(RECEIVE_OCTETS, _socket.MSG_DONTWAIT):
+                    break
+        self._close_stream()
+
+    def _close_stream(self) -> None:
+        self.client.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, channel.NO_LINGER)
+        self.client.close()
+
+    def _hand_over(
+        self, login_id: int, login: decisions.Login, started: float, unread: bytes, dialogue: bool
+    ) -> _socket.socket:
+        """
+        Send a login to auth, and forget its password; returns our end of its session channel.
+
+        The unread octets lie in the channel before anybody else holds it.
+        """
+        session_channel, theirs = channel.pair()
+        session_channel.setblocking(False)
+        channel.send(session_channel, messages.encode(messages.PIPELINED, octets=unread))
+        frame = messages.encode(
+            messages.LOGIN,
+            login_id=login_id,
+            name=login.name,
+            password=login.password,
+            mechanism=login.mechanism,
+            peer=self.peer[0],
+            peer_port=self.peer[1],
+            local=self.local[0],
+            local_port=self.local[1],
+            received_ms=int(started * 1000),
+            dialogue=int(dialogue),
+        )
+        login.password = b""
+        try:
+            channel.send(self.front.login_socket(), frame, [self.client.fileno(), theirs.fileno()])
+        except BaseException:
+            session_channel.close()
+            raise
+        finally:
+            theirs.close()
+        return session_channel
+
+    def _follow(self, login_id: int, session_channel: _socket.socket, outcome: Outcome) -> None:
+        """Take what comes on the session channel until it closes."""
+        # One watcher for the whole session; a cooperative socket would make and close two.
+        hub = gevent.get_hub()
+        watcher = hub.loop.io(session_channel.fileno(), READABLE)
+        try:
+            while True:
+                hub.wait(watcher)
+                frame, _ = channel.receive(session_channel, MAX_ANSWER_OCTETS)
+                if not self._take(frame, login_id, outcome):
+                    raise messages.BadFrame(f"{frame!r} may not come now")
+        except channel.ChannelClosed:
+            return
+        except messages.BadFrame as error:
+            self.log("frame_rejected", "error", login_id=login_id, sender="session", problem=str(error))
+        finally:
+            watcher.close()
+
+    def _take(self, frame: Frame, login_id: int, outcome: Outcome) -> bool:
+        """Enter a frame into the outcome; returns False for one that may not come (now, or so often)."""
+        kind, fields = frame.kind, frame.fields
+        if kind == messages.ACCEPTED and not (outcome.accepted or outcome.served):
+            outcome.accepted = fields
+        elif kind == messages.REFUSED and not (outcome.refused or outcome.served):
+            outcome.refused = fields
+        elif kind == messages.SERVING and outcome.accepted and not outcome.served:
+            outcome.served = True
+            # The stream is the session's alone now: O_NONBLOCK and all belong to the open file.
+            self._close_stream()
+        elif kind == messages.NOTED and outcome.may_note(fields["event"]):
+            detail = events.printable(fields["detail"].encode())
+            self.log(fields["event"], events.SESSION_NOTES[fields["event"]], login_id=login_id, detail=detail)
+        elif (
+            kind == messages.TOTALS
+            and outcome.totals is None
+            and len(fields["counts"]) == len(messages.COUNTS)
+        ):
+            outcome.totals = fields
+        else:
+            return False
+        return True
+
+    def _log_unserved(
+        self, login_id: int, login: decisions.Login, started: float, outcome: Outcome
+    ) -> dict[str, Any]:
+        """Log that there is no session; returns the refusal."""
+        refused, fault = outcome.refused, None
+        if refused is None:
+            # Nobody refused and nobody served: the process that had the login has ended.
+            reason = "session_gone" if outcome.accepted else "auth_gone"
+            if outcome.totals:
+                reason, fault = outcome.totals["close_reason"], outcome.totals["fault"] or None
+            refused = {"code": "SYS/TEMP", "reason": reason, "user": "", "source": "", "auth_us": 0}
+        if outcome.accepted:
+            # Who it was auth has said. What refuses after that may be a session that was taken over.
+            refused["user"] = outcome.accepted["user"]
+        self._log_refusal(
+            login,
+            refused,
+            login_id=login_id,
+            auth_ms=_milliseconds(refused["auth_us"]),
+            duration_ms=_milliseconds((time.monotonic() - started) * 1e6),
+            **({"fault": fault} if fault else {}),
+        )
+        return refused
+
+    def _log_refusal(
+        self, login: decisions.Login | decisions.RefusedLogin, refused: dict[str, Any], **fields: Any
+    ) -> None:
+        """Write the line of a refused login: one, at once, with the peer's address."""
+        self.refusals += 1
+        self.log(
+            "login_refused",
+            "warning",
+            user=refused["user"] or events.printable(login.name),
+            mechanism=login.mechanism,
+            code=refused["code"],
+            reason=refused["reason"],
+            source=refused["source"] or None,
+            **fields,
+        )
+
+    def _log_session(self, login_id: int, login: decisions.Login, started: float, outcome: Outcome) -> None:
+        """Write the canonical line of a session."""
+        accepted, totals = outcome.accepted or {}, outcome.totals or {"close_reason": "fault"}
+        counts = dict(zip(messages.COUNTS, totals.get("counts", NO_COUNTS), strict=False))
+        fault = totals.get("fault") or (None if outcome.totals else "the session ended without its totals")
+        self.log(
+            "session_closed",
+            "error" if totals["close_reason"] in ("fault", "unavailable") else "info",
+            login_id=login_id,
+            user=accepted.get("user"),
+            account=accepted.get("account"),
+            tls=None,
+            mechanism=login.mechanism,
+            auth_source=accepted.get("source"),
+            auth_ms=_milliseconds(accepted.get("auth_us", 0)),
+            cache=totals.get("cache") or None,
+            cache_reason=totals.get("cache_reason") or None,
+            cache_ms=_milliseconds(counts.pop("cache_us")),
+            **counts,
+            duration_ms=_milliseconds((time.monotonic() - started) * 1e6),
+            close_reason=totals["close_reason"],
+            **({"fault": fault} if fault else {}),
+        )
+
+
+def _milliseconds(microseconds: float) -> float:
+    return round(microseconds / 1000, 3)
