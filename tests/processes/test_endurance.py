@@ -205,7 +205,7 @@ def test_autologout_is_silent_and_removes_nothing(make_server):
 
 def test_a_slow_reader_is_not_logged_out(make_server):
     """A client that drains a RETR slowly is at work: the timer does not fire, every octet arrives."""
-    server = make_server(session__autologout_s=1)
+    server = make_server(session__autologout_s=2)
     line = b"x" * 98 + b"\n"
     server.site.deliver(line * 80_000)  # 8 MB: more than the kernel's buffers take
     with server.login() as dialogue:
@@ -214,7 +214,9 @@ def test_a_slow_reader_is_not_logged_out(make_server):
         received = bytearray()
         started = time.monotonic()
         while not received.endswith(b"\r\n.\r\n"):
-            received += dialogue.socket.recv(65536)
+            octets = dialogue.socket.recv(65536)
+            assert octets, f"cut off after {len(received)} octets"
+            received += octets
             if time.monotonic() - started < 4:
                 threading.Event().wait(0.05)
         assert received.count(b"\r\n") == 80_000 + 2
@@ -224,20 +226,24 @@ def test_a_slow_reader_is_not_logged_out(make_server):
 
 def test_a_very_slow_reader_is_not_logged_out_either(make_server):
     """The kernel wakes a writer when a third of its buffer is free, maybe long after the time-out."""
-    server = make_server(session__autologout_s=1)
+    server = make_server(session__autologout_s=2)
     server.site.deliver(b"x" * 12_000_000 + b"\n")
     with server.login() as dialogue:
         dialogue.send(b"RETR 1\r\n")
         received, started = 0, time.monotonic()
         while received < 12_000_000:
-            received += len(dialogue.socket.recv(65536))
-            if time.monotonic() - started < 5:
+            octets = dialogue.socket.recv(65536)
+            assert octets, f"cut off after {received} octets"
+            received += len(octets)
+            if time.monotonic() - started < 8:
                 threading.Event().wait(0.3)
         # The message ends with its line end and the terminator, which may have come already.
         dialogue.send(b"NOOP\r\n")
         tail = b""
         while not tail.endswith(b"+OK\r\n"):
-            tail += dialogue.socket.recv(65536)
+            octets = dialogue.socket.recv(65536)
+            assert octets, "cut off before the reply to NOOP"
+            tail += octets
         assert dialogue.ask("QUIT").startswith(b"+OK")
 
 
