@@ -54,7 +54,7 @@ class Login:
 
     Raises:
         BadFrame: the channel is no socket; the descriptors remain the caller's then. What else
-            is wrong with a descriptor the broker sees, which checks both once more.
+            is wrong with a descriptor the session sees, which checks both before anything else.
     """
 
     __slots__ = ("channel", "client", "dialogue", "login_id")
@@ -76,7 +76,7 @@ class Login:
 
     def close(self) -> None:
         """Give up both descriptors."""
-        os.close(self.client)
+        channel.close_stream(self.client)
         self.channel.close()
 
 

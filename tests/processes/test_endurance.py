@@ -254,11 +254,11 @@ def test_a_client_that_left_the_network_in_the_middle_is_taken_over_from(make_se
     with server.login() as lost:
         lost.ask("DELE 1")
         lost.ask("RSET")
+        lost.ask("RETR 1")
         # From here on its kernel throws away what comes, as if the network were gone.
         nothing = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))
         program = struct.pack("HP", 1, ctypes.addressof(nothing))
         lost.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
-        lost.send(b"RETR 1\r\n")
         (session,) = server.pids("session")
         wait_until(lambda: _blocked(session))
 

@@ -570,3 +570,21 @@ def _fill(sock: socket.socket) -> None:
             sock.send(chunk, socket.MSG_DONTWAIT)
     except BlockingIOError:
         return
+
+
+@needs_root
+def test_a_lingering_stream_does_not_stop_auth(captured):
+    """The last copy of the stream of a refused login, with SO_LINGER and octets unsent."""
+    ours, theirs = channel.pair()
+    client, stream = _tcp_pair()
+    _fill(stream)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, A_LONG_TIME_S))
+    captured.login(stream, theirs, password=b"wrong")
+    stream.close()
+    theirs.close()
+    assert channel.receive(ours)[0].kind == messages.REFUSED
+    captured.end()
+    wait_until(lambda: captured.server.pids("front") not in ([], [captured.pid]))
+    captured.server.pop(timeout_s=5).quit()
+    for sock in (ours, client):
+        sock.close()
