@@ -18,7 +18,6 @@ from __future__ import annotations
 import _socket
 import contextlib
 import gc
-import json
 import os
 import resource
 import select
@@ -37,6 +36,7 @@ from gpop.accounts.penalties import packed
 from gpop.accounts.sources import Source
 from gpop.config import AuthSettings
 from gpop.privsep import channel, messages
+from gpop.programs import read_settings
 
 # Accepted logins that may wait for a broker which does not read for a moment.
 MAX_OUTBOX = 256
@@ -391,8 +391,7 @@ def _max_pending(settings: AuthSettings) -> int:
 def main(arguments: list[str]) -> int:
     """Run as auth, started by the broker (`supervision.Generation.start_process`)."""
     options = dict(argument[2:].partition("=")[::2] for argument in arguments)
-    with open(int(options["settings-fd"]), "rb") as file:
-        settings = AuthSettings(**json.load(file))
+    settings = AuthSettings(**read_settings(int(options["settings-fd"])))
     log = events.Log(int(options["log-fd"]), "auth", "console" in options, "debug" in options)
     try:
         control_fd = int(options["control-fd"])

@@ -12,21 +12,17 @@ because a fork copies what it has: every module here is paid for in every sessio
 from __future__ import annotations
 
 import _socket
-import functools
 import gc
-import json
 import os
 import select
-import signal
 import sys
 import time
-import types
 
 from gpop import __version__, rehearsal, signals
 from gpop.events import Log, open_log, place
 from gpop.listening import listening_socket, spelled
 from gpop.privsep import channel, messages
-from gpop.programs import ConfigReader
+from gpop.programs import ConfigReader, read_settings
 from gpop.sessions import Sessions, exit_fields
 from gpop.supervision import DRAINING, SERVING, STARTING, Generation, Process
 
@@ -45,6 +41,13 @@ END_TIMEOUT_S = 5.0
 POLL_MS = 100
 # The longest frame that auth or a front sends the broker: a SERVE with long paths and many groups.
 MAX_ORDER_OCTETS = 20480
+
+
+class Values:
+    """Settings, as attributes: the broker loads no dataclasses."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.__dict__.update(values)
 
 
 class StartFailed(Exception):
@@ -89,8 +92,8 @@ class Broker:
 
     def _adopt(self, plain: dict[str, Any]) -> None:
         """Take over the settings for what is forked from now on."""
-        broker: Any = types.SimpleNamespace(**plain["broker"])
-        of_session: Any = types.SimpleNamespace(**plain["session"])
+        broker: Any = Values(plain["broker"])
+        of_session: Any = Values(plain["session"])
         self.settings = broker
         self.log.debug = self.settings.log_level == "debug"
         self.sessions.adopt(of_session, self.settings.max_per_account, self.boot_id)
@@ -136,9 +139,9 @@ class Broker:
         """Take note of signals from here on; `run` acts on them."""
         wakeup, wakeup_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._watch(wakeup, lambda: _drain_pipe(wakeup))
-        signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
+        signals.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
         for number in (signals.TERM, signals.INT, signals.HUP):
-            signals.actions[number] = functools.partial(self.signals.add, number)
+            signals.actions[number] = self.signals.add
         signals.install()
 
     def run(self) -> int:
@@ -182,7 +185,7 @@ class Broker:
             if generation.state == STARTING and now - generation.started > START_TIMEOUT_S:
                 self._starting_failed(generation, f"not ready within {START_TIMEOUT_S:.0f} s")
         if self.reader and now - self.reader.started > START_TIMEOUT_S:
-            os.kill(self.reader.pid, signal.SIGKILL)
+            os.kill(self.reader.pid, signals.KILL)
         if self.stop_at is not None and now >= self.stop_at:
             self._end_what_is_left(now)
 
@@ -239,7 +242,7 @@ class Broker:
     def _reject(self, process: Process, problem: str) -> None:
         """End a process that does not speak as gpop does: it was taken over, or is broken."""
         self.log.write("frame_rejected", "error", sender=process.name, pid=process.pid, problem=problem)
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(process.pid, signals.KILL)
 
     # Children that ended
 
@@ -304,7 +307,7 @@ class Broker:
     def _starting_failed(self, generation: Generation, problem: str) -> None:
         """A new generation did not come up: end it, and keep the old one if there is one."""
         generation.state = DRAINING
-        generation.end(signal.SIGKILL)
+        generation.end(signals.KILL)
         for address in generation.listening.keys() - self.listening.keys():
             generation.listening[address].close()
         first = not any(other.state == SERVING for other in self.generations)
@@ -384,11 +387,11 @@ class Broker:
             self.kill_at = now + END_TIMEOUT_S
             self.log.write("sessions_ended", sessions=len(self.sessions.running))
             for pid in self.sessions.running:
-                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, signals.TERM)
         elif now >= self.kill_at:
             self.kill_at = now + END_TIMEOUT_S
             for pid in [*self.sessions.running, *self.processes]:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signals.KILL)
 
 
 def _prepare_run_directory(run_dir: str) -> None:
@@ -446,8 +449,7 @@ def _rehearse(broker: Broker) -> None:
 def main(arguments: list[str]) -> int:
     """Run as the broker: `broker CONFIG SETTINGS_FD`, log on descriptor 1."""
     config_path, settings_fd = arguments
-    with open(int(settings_fd), "rb") as file:
-        plain = json.loads(file.read())
+    plain = read_settings(int(settings_fd))
     log_settings = plain["broker"]
     console = log_settings["log_format"] == "console" or (
         log_settings["log_format"] == "auto" and os.isatty(1)

@@ -14,10 +14,11 @@ and no octet of a peer or a file name reaches a line unescaped.
 from __future__ import annotations
 
 import _socket
-import json
 import os
 import stat
 import time
+
+from gpop.json_text import json_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -163,12 +164,12 @@ class Log:
             "event": event,
             "process": self.process,
         }
-        line = json.dumps(head | _shortened(fields, MAX_FIELD_CHARACTERS))
+        line = json_text(head | _shortened(fields, MAX_FIELD_CHARACTERS))
         for limit in (128, 32, 8):
             if len(line) < MAX_LINE_OCTETS:
                 break
-            line = json.dumps(head | _shortened(fields, limit) | {"shortened": True})
-        return line if len(line) < MAX_LINE_OCTETS else json.dumps(head | {"shortened": True})
+            line = json_text(head | _shortened(fields, limit) | {"shortened": True})
+        return line if len(line) < MAX_LINE_OCTETS else json_text(head | {"shortened": True})
 
     def write_line(self, line: str) -> None:
         """Write a rendered line; one that can't be written at once is dropped and counted."""
@@ -206,9 +207,9 @@ def _console_line(event: str, level: str, process: str, fields: dict[str, Any]) 
 
 
 def _console_value(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json_text(value)
     plain = text.isprintable() and " " not in text and '"' not in text and text != ""
-    return text if plain else json.dumps(text)
+    return text if plain else json_text(text)
 
 
 def structured(log: Log) -> Any:

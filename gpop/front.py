@@ -9,7 +9,6 @@ Only this module and `connection` import gevent, and only they use structlog.
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import resource
@@ -28,6 +27,7 @@ from gpop.connection import MAX_ANSWER_OCTETS, Connection
 from gpop.pop3 import wire
 from gpop.pop3.authorization import greeting
 from gpop.privsep import channel, credentials, messages
+from gpop.programs import read_settings
 
 CROWDED = wire.err("Too many connections, please try again later", "SYS/TEMP")
 
@@ -179,8 +179,7 @@ def _options(arguments: list[str]) -> tuple[dict[str, str], list[int]]:
 def main(arguments: list[str]) -> int:
     """Run as a front, started by the broker (`supervision.Generation.start_process`)."""
     options, listening = _options(arguments)
-    with open(int(options["settings-fd"]), "rb") as file:
-        settings = FrontSettings(**json.load(file))
+    settings = FrontSettings(**read_settings(int(options["settings-fd"])))
     log = events.Log(int(options["log-fd"]), "front", "console" in options, "debug" in options)
     try:
         _run(settings, int(options["control-fd"]), listening, log)

@@ -6,10 +6,11 @@ Executed as root by both. It sees settings and descriptors, never a login.
 
 from __future__ import annotations
 
-import json
+import marshal
 import os
-import signal
 import sys
+
+from gpop import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,12 +34,12 @@ def start_program(arguments: Sequence[str], keep: Sequence[int], stdout: int = 1
     if pid:
         return pid
     try:
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_DFL)
+        signals.set_wakeup_fd(-1)
+        for number in (signals.TERM, signals.USR1):
+            signals.handle(number, signals.SIG_DFL)
         # These may be sent to all of a terminal's or a service's processes; the broker alone heeds them.
-        for number in (signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
+        for number in (signals.INT, signals.HUP):
+            signals.handle(number, signals.SIG_IGN)
         for fd in keep:
             os.set_inheritable(fd, True)
         if stdout != 1:
@@ -54,11 +55,18 @@ def environment() -> dict[str, str]:
 
 
 def settings_file(settings: dict[str, Any]) -> int:
-    """Return a descriptor, to be read from its start, that holds `settings` as JSON."""
+    """Return a descriptor, to be read from its start, that holds `settings`, for `read_settings`."""
     fd = os.memfd_create("gpop-settings")
-    os.write(fd, json.dumps(settings).encode())
+    os.write(fd, marshal.dumps(settings))
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
+
+
+def read_settings(fd: int) -> dict[str, Any]:
+    """Return what `settings_file` wrote, and close the descriptor."""
+    with open(fd, "rb") as file:
+        settings: dict[str, Any] = marshal.load(file)
+    return settings
 
 
 class ConfigReader:
@@ -98,7 +106,7 @@ class ConfigReader:
             pass
         os.close(self.fd)
         try:
-            answer: dict[str, Any] = json.loads(self._octets)
-        except ValueError:
+            answer: dict[str, Any] = marshal.loads(self._octets)
+        except (ValueError, TypeError, EOFError):
             return {"errors": ["the config could not be read; is the installation whole?"]}
         return answer

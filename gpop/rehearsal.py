@@ -15,9 +15,7 @@ import _socket
 import os
 
 from gpop import session, signals
-from gpop.privsep import channel, messages
-from gpop.report import Report
-from gpop.stream import Stream
+from gpop.privsep import channel, credentials, messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,18 +29,6 @@ FULL_SESSION = (
     b"CAPA\r\nSTAT\r\nLIST\r\nLIST 1\r\nUIDL 1\r\nTOP 1 0\r\nRETR 1\r\nNOOP\r\nDELE 1\r\nRSET\r\nXYZZY\r\n"
 )
 POLL = b"STAT\r\nUIDL\r\nQUIT\r\n"
-LOGIN = messages.encode(
-    messages.SERVE,
-    uid=0,
-    maildir=b"",
-    login_id=0,
-    account=b"",
-    gid=0,
-    groups=[],
-    home=b"",
-    peer="",
-    dialogue=0,
-)
 MESSAGE = b"Subject: rehearsal\n\nA line.\n.A line with a dot.\n"
 
 
@@ -56,6 +42,9 @@ def rehearse(folder: str, settings: SessionSettings, options: Options) -> None:
     maildir = os.path.join(folder, f"rehearsal-{os.getpid()}")
     # Not within `try`: what stands there already is not ours, and must not be removed.
     os.mkdir(maildir, 0o700)
+    # A session has its own answers to signals; those that come meanwhile are for the broker.
+    actions = signals.hold()
+    wakeup_fd = signals.set_wakeup_fd(-1)
     try:
         for name in ("new", "cur"):
             os.mkdir(os.path.join(maildir, name), 0o700)
@@ -65,33 +54,51 @@ def rehearse(folder: str, settings: SessionSettings, options: Options) -> None:
         for number in range(POLLS):
             _play(maildir, (FULL_SESSION if number < POLLS // 3 else b"") + POLL, settings, options)
     finally:
-        signals.unblock_ending()
+        signals.set_wakeup_fd(wakeup_fd)
+        signals.release(actions)
         _remove(maildir)
 
 
 def _play(maildir: str, script: bytes, settings: SessionSettings, options: Options) -> None:
     """Play one session with a client that has sent everything already."""
-    client, stream_end = _socket.socketpair()
+    client, stream = _socket.socketpair()
     ours, theirs = channel.pair()
+    home = os.fsencode(maildir)
+    login = messages.encode(
+        messages.SERVE,
+        uid=os.geteuid(),
+        maildir=home,
+        login_id=0,
+        account=b"",
+        gid=os.getegid(),
+        groups=[],
+        home=home,
+        peer="",
+        dialogue=0,
+    )
     try:
         client.send(script)
         client.shutdown(_socket.SHUT_WR)
         channel.send(ours, messages.encode(messages.PIPELINED, octets=b""))
-        session.check_login(LOGIN, stream_end.fileno(), theirs.fileno())
-        stream = Stream(stream_end.fileno(), settings.autologout_s)
-        report = Report(theirs.fileno(), False)
-        directory = os.open(maildir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            session.serve(stream, report, lambda: directory, settings, options)
-        finally:
-            os.close(directory)
-        report.send_totals(stream.octets_sent)
-        stream.say_goodbye()
+        session.run(
+            login,
+            stream.fileno(),
+            theirs.fileno(),
+            settings,
+            options,
+            credentials.rehearse_becoming_user,
+            _omit,
+            _omit,
+        )
         for _ in range(2):
             channel.receive(ours)
     finally:
-        for sock in (client, stream_end, ours, theirs):
+        for sock in (client, stream, ours, theirs):
             sock.close()
+
+
+def _omit(*_arguments: int) -> None:
+    """What a rehearsed session does in place of closing descriptors, and of ending its process."""
 
 
 def _remove(maildir: str) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import signal
 
 from gpop import signals
 from gpop.maildrop import maildir, opening
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gpop.config import SessionSettings
+
+    BecomeUser = Callable[[int, int, list[int], bytes, bytes, str, tuple[int, int]], int]
 
 # What is read of a message at a time: large enough that C does the work, small enough to be nothing.
 CHUNK_OCTETS = 65536
@@ -145,7 +146,7 @@ class Session:
             stream.send(b".\r\n")
             return octets, message.form
         measure = encoding.Measure()
-        at = encoding.LinePosition.LINE_START
+        at = encoding.LINE_START
         for chunk in _chunks(message.fd, size):
             measure.feed(chunk)
             encoded, at = encoding.encode(chunk, at)
@@ -219,35 +220,35 @@ def maildrop_options(settings: SessionSettings, boot_id: bytes) -> opening.Optio
     )
 
 
-def _close_all_but(first: int, second: int) -> None:
+def _close_all_but(first: int, second: int, closerange: Callable[[int, int], object]) -> None:
     """Close every descriptor above 2 but these two: nobody else's may reach the mail user."""
-    low, high = sorted((first, second))
-    os.closerange(3, low)
-    os.closerange(low + 1, high)
-    os.closerange(high + 1, 1 << 20)
+    low, high = (first, second) if first < second else (second, first)
+    closerange(3, low)
+    closerange(low + 1, high)
+    closerange(high + 1, 1 << 20)
 
 
 def _end_on_signals(stream: Stream, takeover_after_s: float) -> None:
     """SIGTERM ends the session; SIGUSR1 (a newer login wants the maildrop) if its client is silent."""
 
-    def end() -> None:
+    def end(_number: int) -> None:
         raise SessionEnd("shutdown")
 
-    def end_if_silent() -> None:
+    def end_if_silent(_number: int) -> None:
         if stream.seconds_silent() >= takeover_after_s:
             raise SessionEnd("takeover")
 
-    signal.set_wakeup_fd(-1)
+    signals.set_wakeup_fd(-1)
     signals.actions.clear()
     signals.actions[signals.TERM] = end
     signals.actions[signals.USR1] = end_if_silent
 
 
-def _enter(login: dict[str, Any], settings: SessionSettings) -> int:
+def _enter(login: dict[str, Any], settings: SessionSettings, become: BecomeUser) -> int:
     """Become the mail user (where there is root to give up); returns the Maildir's descriptor."""
     if os.geteuid() != 0:
         return credentials.open_own_maildir(login["uid"], login["home"], login["maildir"])
-    return credentials.become_user(
+    return become(
         login["uid"],
         login["gid"],
         login["groups"],
@@ -259,11 +260,11 @@ def _enter(login: dict[str, Any], settings: SessionSettings) -> int:
 
 
 def _open(
-    enter: Callable[[], int], settings: SessionSettings, options: opening.Options
+    login: dict[str, Any], settings: SessionSettings, options: opening.Options, become: BecomeUser
 ) -> opening.Opened:
     """Become the mail user, lock and open the maildrop."""
     try:
-        directory = enter()
+        directory = _enter(login, settings, become)
     except credentials.MaildirAbsent:
         return opening.absent_maildrop()
     if settings.lock:
@@ -276,21 +277,18 @@ def _open(
         raise
 
 
-def serve(
+def _serve(
     stream: Stream,
     report: Report,
-    enter: Callable[[], int],
+    login: dict[str, Any],
     settings: SessionSettings,
     options: opening.Options,
+    become: BecomeUser,
 ) -> None:
-    """
-    Do everything between the fork and the totals; the report says how it ended.
-
-    `enter` gives up root and returns the Maildir's descriptor.
-    """
+    """Do everything between the fork and the totals; the report says how it ended."""
     opened, refusal = None, UNAVAILABLE
     try:
-        opened = _open(enter, settings, options)
+        opened = _open(login, settings, options, become)
     except maildir.MaildropInUse:
         refusal = IN_USE
         report.close_reason = "in_use"
@@ -325,41 +323,35 @@ def _described(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:500]
 
 
-def check_login(octets: bytes, client: int, channel_fd: int) -> dict[str, Any]:
-    """
-    Return the fields of a SERVE frame, and check the descriptors that came with it.
-
-    Raises:
-        BadFrame: they are not what they have to be.
-    """
-    channel.check_login_descriptors((client, channel_fd))
-    return messages.decode(octets).fields
-
-
 def run(
     octets: bytes,
     client: int,
     channel_fd: int,
     settings: SessionSettings,
     options: opening.Options,
+    become: BecomeUser = credentials.become_user,
+    closerange: Callable[[int, int], object] = os.closerange,
+    end: Callable[[int], object] = os._exit,
 ) -> None:
     """
     Be the session of a login, the SERVE frame in `octets`, in a process just forked; never returns.
 
     Takes over both descriptors. The exit status is 0 if the front was told how it ended,
-    else one of EXIT_…; the broker logs those.
+    else one of EXIT_…; the broker logs those. What can't be taken back is in the last three
+    parameters: giving up root, closing others' descriptors, and the end. `rehearsal` has other ones.
     """
     status = 1
     try:
-        login = check_login(octets, client, channel_fd)
+        channel.check_login_descriptors(client, channel_fd)
+        login = messages.decode(octets).fields
         stream = Stream(client, settings.autologout_s)
         _end_on_signals(stream, settings.takeover_after_s)
-        _close_all_but(client, channel_fd)
-        report = Report(channel_fd, bool(login["dialogue"]))
+        _close_all_but(client, channel_fd, closerange)
+        report = Report(channel_fd, login["dialogue"] != 0)
         try:
-            serve(stream, report, lambda: _enter(login, settings), settings, options)
-        except SessionEnd as end:
-            report.close_reason = end.reason
+            _serve(stream, report, login, settings, options, become)
+        except SessionEnd as ended:
+            report.close_reason = ended.reason
         except Exception as error:
             report.close_reason, report.fault = "fault", _described(error)
         status = 0 if report.send_totals(stream.octets_sent) else EXIT_UNREPORTED
@@ -369,4 +361,4 @@ def run(
     except messages.BadFrame:
         status = EXIT_BAD_LOGIN
     finally:
-        os._exit(status)
+        end(status)

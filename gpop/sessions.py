@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 
-from gpop import session
+from gpop import session, signals
 from gpop.events import Log
 from gpop.privsep import channel, messages
 
@@ -78,13 +77,15 @@ class Sessions:
         os.close(fds[1])
 
     def _fork(self, login: bytes, key: bytes, fds: list[int]) -> None:
+        # What a session needs is looked up here, where it has been looked up before.
+        run, settings, options = session.run, self.settings, self.options
         try:
             pid = os.fork()
         except OSError:
             _refuse(fds[1], "SYS/TEMP", "fork_failed")
             return
         if pid == 0:
-            session.run(login, fds[0], fds[1], self.settings, self.options)
+            run(login, fds[0], fds[1], settings, options)
         self.running[pid] = login
         if key in self._by_maildrop:
             self._by_maildrop[key].add(pid)
@@ -125,22 +126,16 @@ class Sessions:
 def exit_fields(status: int) -> dict[str, Any]:
     """Return how a process ended, for the log."""
     if os.WIFSIGNALED(status):
-        return {"signal": _signal_name(os.WTERMSIG(status))}
+        number = os.WTERMSIG(status)
+        # Few real-time ones have a name, and a mail user may send its session any of them.
+        return {"signal": signals.NAMES.get(number, f"SIG{number}")}
     return {"exit_status": os.WEXITSTATUS(status)}
-
-
-def _signal_name(number: int) -> str:
-    """Name a signal. Few real-time ones have a name, and a mail user may send its session any of them."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"SIG{number}"
 
 
 def _ask_to_end(pids: Collection[int]) -> None:
     """A newer login wants the maildrop: older sessions of it end if their client is silent."""
     for pid in pids:
-        os.kill(pid, signal.SIGUSR1)
+        os.kill(pid, signals.USR1)
 
 
 def _refuse(channel_fd: int, code: str, reason: str) -> None:

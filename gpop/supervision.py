@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import _socket
 import os
-import signal
 
+from gpop import signals
 from gpop.events import Log
 from gpop.privsep import channel, messages
 from gpop.programs import settings_file, start_program
@@ -138,7 +138,7 @@ class Generation:
                 fronts_end, auths_end = channel.pair()
             except OSError:
                 # Useless as it is. When it is started again there may be descriptors to be had.
-                os.kill(front.pid, signal.SIGKILL)
+                os.kill(front.pid, signals.KILL)
                 continue
             self.auth.tell(octets, [auths_end.fileno()])
             front.tell(octets, [fronts_end.fileno()])

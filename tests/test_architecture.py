@@ -20,6 +20,7 @@ PACKAGE = Path(__file__).parent.parent / "gpop"
 COMMANDS = {"cli", "__main__", "commands.*"}
 PROCESSES = {"broker", "front", "auth", "session"}
 PURE = {
+    "json_text",
     "pop3.*",
     "maildrop.errors",
     "maildrop.model",
@@ -30,14 +31,14 @@ PURE = {
 }
 LEAN = {
     "broker", "sessions", "supervision", "programs", "listening", "rehearsal", "signals", "events",
-    "session", "stream", "report", "pop3.*", "maildrop.*", "privsep.*",
+    "json_text", "session", "stream", "report", "pop3.*", "maildrop.*", "privsep.*",
 }  # fmt: skip
 
 # Data tools; nothing here opens, waits, or asks the machine.
 PURE_MAY_IMPORT = {"_blake2", "binascii", "enum", "struct", "zlib"}
 LEAN_MAY_IMPORT = PURE_MAY_IMPORT | {
-    "_signal", "_socket", "errno", "fcntl", "functools", "gc", "json", "mmap", "os", "resource", "select",
-    "signal", "stat", "sys", "time", "types",
+    "_signal", "_socket", "errno", "fcntl", "gc", "marshal", "mmap", "os", "resource", "select", "stat",
+    "sys", "time",
 }  # fmt: skip
 # Dear at run time, or not to be trusted beside a password or with root: one home each.
 ONLY_IN = {
@@ -55,8 +56,9 @@ MAY_CHANGE_IDENTITY = {"privsep.credentials", "commands.demo"}
 
 # What one of these costs is paid in every session, by copying its pages.
 NEVER_LOADED = {
-    "asyncio", "ctypes", "dataclasses", "email", "gevent", "hashlib", "inspect", "logging", "pam",
-    "pathlib", "ssl", "structlog", "subprocess", "tempfile", "threading", "tomllib", "typing",
+    "asyncio", "collections", "ctypes", "dataclasses", "email", "enum", "functools", "gevent", "hashlib",
+    "inspect", "json", "logging", "pam", "pathlib", "re", "signal", "ssl", "structlog", "subprocess",
+    "tempfile", "threading", "tomllib", "types", "typing",
 }  # fmt: skip
 # Beside those of an interpreter that has done nothing. More is no crime, but somebody should notice.
 MOST_MODULES_LOADED = 80

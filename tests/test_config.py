@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import marshal
 import os
 import subprocess
 import sys
@@ -360,24 +361,24 @@ def test_what_is_allowed_and_unwise_is_a_warning(
 # The two ways to ask
 
 
-def test_the_short_lived_process_prints_json(write: Write) -> None:
+def test_the_short_lived_process_says_what_is_wrong(write: Write) -> None:
     """The broker gets values or errors, and an exit status, from a process that then is gone."""
     path = write(SOURCE.replace('"passwd"', '"nowhere"'))
     main = Path(__file__).parent.parent / "gpop" / "__main__.py"
     command = [sys.executable, "-I", str(main), "read-config", path]
     done = subprocess.run(command, capture_output=True, check=False, cwd="/")
-    answer = json.loads(done.stdout)
+    answer = marshal.loads(done.stdout)
     assert done.returncode == 1
     assert any("nowhere" in error for error in answer["errors"])
 
 
 def test_main_prints_the_settings(
-    write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    write: Write, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     """What the broker reads has one group of settings for each process."""
     as_user(monkeypatch, 1000)
     assert reading.main([write(SOURCE + "[session]\nlock = false\n")]) == 0
-    answer = json.loads(capsys.readouterr().out)
+    answer = marshal.loads(capfdbinary.readouterr().out)
     assert set(answer["settings"]) == {"broker", "front", "auth", "session"}
     assert answer["settings"]["session"]["lock"] is False
     assert any("session.lock = false" in warning for warning in answer["warnings"])

@@ -45,8 +45,9 @@ def serve(config_path: str) -> int:
     settings_fd = programs.settings_file(settings.as_plain())
     os.set_inheritable(settings_fd, True)
     arguments = ["broker", os.path.abspath(config_path), str(settings_fd)]
-    # Symbols resolved before the first fork are not resolved again in every session.
-    environment = programs.environment() | {"LD_BIND_NOW": "1"}
+    # Symbols resolved before the first fork are not resolved again in every session, and the plain
+    # locale maps no files; Python takes it for UTF-8 all the same (PEP 540).
+    environment = programs.environment() | {"LD_BIND_NOW": "1", "LC_ALL": "C"}
     sys.stdout.flush()
     os.chdir("/")
     # Without `site`: each of its pages would be copied into every session.
@@ -59,4 +60,3 @@ def _no_new_privileges() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
-

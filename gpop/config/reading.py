@@ -6,14 +6,15 @@ what would be accepted. Errors keep gpop from starting (and a reload from happen
 printed and logged, and the administrator may have reasons. What settings there are is described in
 settings.py; what only the machine can tell (users, files, root) is asked in machine.py.
 
-Executed as root, but by no lasting process: `read-config FILE` prints the settings as
-JSON and ends, so that broker and sessions carry neither a TOML parser nor these modules.
+Executed as root, but by no lasting process: `read-config FILE` prints the settings
+and ends, so that broker and sessions carry neither a TOML parser nor these modules.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import marshal
 import os
 import re
 import sys
@@ -293,7 +294,7 @@ def _as_written(value: object) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the settings in `arguments[0]` as JSON (see the module's head); 1 if they cannot be used."""
+    """Print the settings in `arguments[0]` for `programs.ConfigReader`; 1 if they cannot be used."""
     answer: dict[str, Any]
     try:
         config = load(arguments[0])
@@ -303,7 +304,8 @@ def main(arguments: Sequence[str]) -> int:
             "errors": [str(each) for each in error.problems],
             "warnings": [str(each) for each in error.warnings],
         }
-    print(json.dumps(answer))
+    sys.stdout.buffer.write(marshal.dumps(answer))
+    sys.stdout.flush()
     return 1 if "errors" in answer else 0
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import binascii
 from enum import Enum
 
-from gpop.pop3.commands import LINE_REFUSALS, MECHANISMS, State, capability_list, parse
+from gpop.pop3.commands import AUTHORIZATION, LINE_REFUSALS, MECHANISMS, capability_list, parse
 from gpop.pop3.decisions import Close, Login, RefusedLogin, Reply
 from gpop.pop3.wire import LineError, err, multiline, ok
 
@@ -100,7 +100,7 @@ class Authorization:
     def handle(self, line: bytes | LineError) -> AuthorizationDecision:
         if self.awaits_sasl_response:
             return self._sasl_response(line)
-        parsed = parse(line, State.AUTHORIZATION)
+        parsed = parse(line, AUTHORIZATION)
         if isinstance(parsed, Reply):
             return parsed
         keyword, arguments = parsed

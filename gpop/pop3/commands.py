@@ -7,10 +7,8 @@ What is legal now and what CAPA announces are read from here. Pure: what a comma
 
 from __future__ import annotations
 
-from enum import Enum
-
 from gpop.pop3.decisions import Reply
-from gpop.pop3.wire import LineError, err, multiline, ok
+from gpop.pop3.wire import HAS_NUL, TOO_LONG, LineError, err, multiline, ok
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,11 +21,10 @@ if TYPE_CHECKING:
 MAX_DIGITS = 20
 
 
-class State(Enum):
-    """The states in which a client may give commands (RFC 1939 §3). UPDATE reads none."""
-
-    AUTHORIZATION = "AUTHORIZATION"
-    TRANSACTION = "TRANSACTION"
+# The states in which a client may give commands (RFC 1939 §3). UPDATE reads none.
+AUTHORIZATION = "AUTHORIZATION"
+TRANSACTION = "TRANSACTION"
+STATES = (AUTHORIZATION, TRANSACTION)
 
 
 # --- Shapes: what follows the keyword and its one space, as a tuple of arguments, or the reply refusing it.
@@ -74,9 +71,6 @@ def _number(word: bytes) -> int | None:
 
 # --- The table.
 
-_AUTHORIZATION = (State.AUTHORIZATION,)
-_TRANSACTION = (State.TRANSACTION,)
-
 
 class Command:
     """One command; `capability` is the name under which CAPA announces it, if it does."""
@@ -84,7 +78,7 @@ class Command:
     __slots__ = ("arguments", "capability", "keyword", "rfc", "states")
 
     def __init__(
-        self, keyword: bytes, arguments: Shape, states: tuple[State, ...], rfc: str, capability: str = ""
+        self, keyword: bytes, arguments: Shape, states: tuple[str, ...], rfc: str, capability: str = ""
     ) -> None:
         self.keyword = keyword
         self.arguments = arguments
@@ -96,28 +90,28 @@ class Command:
 COMMANDS = {
     command.keyword: command
     for command in (
-        Command(b"USER", rest_of_line, _AUTHORIZATION, "RFC 1939 §7", capability="USER"),
-        Command(b"PASS", rest_of_line, _AUTHORIZATION, "RFC 1939 §7"),
-        Command(b"AUTH", mechanism_and_initial_response, _AUTHORIZATION, "RFC 5034 §4", capability="SASL"),
-        Command(b"CAPA", no_argument, (State.AUTHORIZATION, State.TRANSACTION), "RFC 2449 §5"),
-        Command(b"STAT", no_argument, _TRANSACTION, "RFC 1939 §5"),
-        Command(b"LIST", optional_message_number, _TRANSACTION, "RFC 1939 §5"),
-        Command(b"UIDL", optional_message_number, _TRANSACTION, "RFC 1939 §7", capability="UIDL"),
-        Command(b"RETR", message_number, _TRANSACTION, "RFC 1939 §5"),
-        Command(b"TOP", message_number_and_line_count, _TRANSACTION, "RFC 1939 §7", capability="TOP"),
-        Command(b"DELE", message_number, _TRANSACTION, "RFC 1939 §5"),
-        Command(b"RSET", no_argument, _TRANSACTION, "RFC 1939 §5"),
-        Command(b"NOOP", no_argument, _TRANSACTION, "RFC 1939 §5"),
-        Command(b"QUIT", no_argument, (State.AUTHORIZATION, State.TRANSACTION), "RFC 1939 §4, §6"),
+        Command(b"USER", rest_of_line, (AUTHORIZATION,), "RFC 1939 §7", capability="USER"),
+        Command(b"PASS", rest_of_line, (AUTHORIZATION,), "RFC 1939 §7"),
+        Command(b"AUTH", mechanism_and_initial_response, (AUTHORIZATION,), "RFC 5034 §4", capability="SASL"),
+        Command(b"CAPA", no_argument, STATES, "RFC 2449 §5"),
+        Command(b"STAT", no_argument, (TRANSACTION,), "RFC 1939 §5"),
+        Command(b"LIST", optional_message_number, (TRANSACTION,), "RFC 1939 §5"),
+        Command(b"UIDL", optional_message_number, (TRANSACTION,), "RFC 1939 §7", capability="UIDL"),
+        Command(b"RETR", message_number, (TRANSACTION,), "RFC 1939 §5"),
+        Command(b"TOP", message_number_and_line_count, (TRANSACTION,), "RFC 1939 §7", capability="TOP"),
+        Command(b"DELE", message_number, (TRANSACTION,), "RFC 1939 §5"),
+        Command(b"RSET", no_argument, (TRANSACTION,), "RFC 1939 §5"),
+        Command(b"NOOP", no_argument, (TRANSACTION,), "RFC 1939 §5"),
+        Command(b"QUIT", no_argument, STATES, "RFC 1939 §4, §6"),
     )
 }
 
 _UNKNOWN = Reply(err("Unknown command"))
-_ILLEGAL = {state: Reply(err(f"Not a command of the {state.value} state")) for state in State}
-LINE_REFUSALS = {error: Reply(err(error.value)) for error in LineError}
+_ILLEGAL = {state: Reply(err(f"Not a command of the {state} state")) for state in STATES}
+LINE_REFUSALS = {error: Reply(err(error.text)) for error in (TOO_LONG, HAS_NUL)}
 
 
-def parse(line: bytes | LineError, state: State) -> tuple[bytes, Arguments] | Reply:
+def parse(line: bytes | LineError, state: str) -> tuple[bytes, Arguments] | Reply:
     """Return the keyword, in upper case, and the arguments of a command legal in `state`; or its refusal."""
     if isinstance(line, LineError):
         return LINE_REFUSALS[line]

@@ -13,8 +13,6 @@ measured (`loadtest/bench/encoder.py`): `rfind` of two octets is twice as fast a
 
 from __future__ import annotations
 
-from enum import Enum
-
 from gpop.pop3.wire import CRLF, TERMINATOR
 
 # What a message needs on its way out; remembered per message in the statcache.
@@ -24,15 +22,11 @@ FORM_WIRE = 2  # every line ends with CRLF, the last too, no other CR, no line b
 FORM_MIXED = 3  # anything else: `encode`
 
 
-class LinePosition(Enum):
-    """Where in a line a chunk ended."""
-
-    LINE_START = 0
-    MID_LINE = 1
-    AFTER_CR = 2
+# Where in a line a chunk ended.
+LINE_START, MID_LINE, AFTER_CR = range(3)
 
 
-def encode(chunk: bytes, at: LinePosition) -> tuple[bytes, LinePosition]:
+def encode(chunk: bytes, at: int) -> tuple[bytes, int]:
     """
     Return `chunk` in wire form and where in a line it ended.
 
@@ -42,9 +36,9 @@ def encode(chunk: bytes, at: LinePosition) -> tuple[bytes, LinePosition]:
     if not chunk:
         return chunk, at
     octets = _encode_lines(chunk)
-    if at is LinePosition.LINE_START and chunk.startswith(b"."):
+    if at == LINE_START and chunk.startswith(b"."):
         octets = b"." + octets
-    elif at is LinePosition.AFTER_CR and chunk.startswith(b"\n"):
+    elif at == AFTER_CR and chunk.startswith(b"\n"):
         octets = octets[1:]  # the CR of this line end went out with the previous chunk
     return octets, _end_of(chunk)
 
@@ -63,10 +57,10 @@ def _encode_lines(chunk: bytes) -> bytes:
     return chunk.replace(b"\n", CRLF)
 
 
-def _end_of(chunk: bytes) -> LinePosition:
+def _end_of(chunk: bytes) -> int:
     if chunk.endswith(b"\n"):
-        return LinePosition.LINE_START
-    return LinePosition.AFTER_CR if chunk.endswith(b"\r") else LinePosition.MID_LINE
+        return LINE_START
+    return AFTER_CR if chunk.endswith(b"\r") else MID_LINE
 
 
 def encode_plain(chunk: bytes) -> bytes:
@@ -74,9 +68,9 @@ def encode_plain(chunk: bytes) -> bytes:
     return chunk.replace(b"\n", CRLF)
 
 
-def terminator(at: LinePosition) -> bytes:
+def terminator(at: int) -> bytes:
     """What ends the multi-line response after a message; `at` is where its last chunk ended."""
-    return TERMINATOR if at is LinePosition.LINE_START else CRLF + TERMINATOR
+    return TERMINATOR if at == LINE_START else CRLF + TERMINATOR
 
 
 def measure(octets: bytes) -> tuple[int, int]:
@@ -144,7 +138,7 @@ class TopEncoder:
     def __init__(self, line_count: int) -> None:
         self.done = False
         self._lines_left = line_count
-        self._at = LinePosition.LINE_START
+        self._at = LINE_START
         # The last octets before the chunk while in the header, because its end may lie on the border; empty
         # in the body. A message begins where a line does: one that opens with a blank line has no header.
         self._header_tail = b"\n"

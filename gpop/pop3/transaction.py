@@ -7,7 +7,7 @@ is a decision for the process around it. Executed by the session, as the mail us
 
 from __future__ import annotations
 
-from gpop.pop3.commands import MECHANISMS, State, capability_list, parse
+from gpop.pop3.commands import MECHANISMS, TRANSACTION, capability_list, parse
 from gpop.pop3.decisions import EnterUpdate, Reply, SendListing, SendMessage
 from gpop.pop3.wire import err, ok
 
@@ -54,7 +54,7 @@ class Transaction:
         self._mechanisms = mechanisms
 
     def handle(self, line: bytes | LineError) -> TransactionDecision:
-        parsed = parse(line, State.TRANSACTION)
+        parsed = parse(line, TRANSACTION)
         if isinstance(parsed, Reply):
             return parsed
         keyword, arguments = parsed

@@ -7,8 +7,6 @@ no socket, no clock. Executed by the front (as the service user) and by the sess
 
 from __future__ import annotations
 
-from enum import Enum
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,11 +25,21 @@ TERMINATOR = b".\r\n"
 _PRINTABLE = bytes(octet if 0x20 <= octet <= 0x7E else ord("?") for octet in range(256))
 
 
-class LineError(Enum):
+class LineError:
     """What `LineReader.next_line` returns in place of a line that is no command, whatever it holds."""
 
-    TOO_LONG = "That line is too long"
-    HAS_NUL = "That line holds a NUL"
+    __slots__ = ("name", "text")
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        self.text = text
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+
+TOO_LONG = LineError("TOO_LONG", "That line is too long")
+HAS_NUL = LineError("HAS_NUL", "That line holds a NUL")
 
 
 class LineReader:
@@ -71,9 +79,9 @@ class LineReader:
             return self._unfinished()
         self._start = end + 1
         if end + 1 - start > self._limit(start):
-            return LineError.TOO_LONG
+            return TOO_LONG
         line = self._octets[start:end].removesuffix(b"\r")
-        return LineError.HAS_NUL if b"\0" in line else line
+        return HAS_NUL if b"\0" in line else line
 
     def take_rest(self) -> bytes:
         """Hand over, raw, every octet not yet returned as a line; the reader is empty afterwards."""
@@ -87,7 +95,7 @@ class LineReader:
         elif len(self._octets) - self._start >= self._limit(self._start):
             self.take_rest()
             self._discarding = True
-            return LineError.TOO_LONG
+            return TOO_LONG
         return None
 
     def _limit(self, start: int) -> int:

@@ -145,9 +145,9 @@ def close_stream(fd: int) -> None:
         sock.close()
 
 
-def check_login_descriptors(fds: Sequence[int]) -> None:
+def check_login_descriptors(client: int, channel: int) -> None:
     """
-    Refuse what is not (a client's stream, one end of a session channel).
+    Refuse what is not a client's stream and one end of a session channel.
 
     A front that was taken over may send any descriptor it holds; by its type alone this
     can be no file, no listening socket and no socket of another kind.
@@ -155,7 +155,6 @@ def check_login_descriptors(fds: Sequence[int]) -> None:
     Raises:
         BadFrame: a descriptor is of another type.
     """
-    client, channel = fds
     _check_socket(client, (_socket.AF_INET, _socket.AF_INET6, _socket.AF_UNIX), _socket.SOCK_STREAM)
     _check_socket(channel, (_socket.AF_UNIX,), _socket.SOCK_SEQPACKET)
 

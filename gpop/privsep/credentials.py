@@ -49,8 +49,21 @@ def become_user(
         MaildirAbsent: see there; the process *is* the user by then, jailed in the home.
         OSError: a step failed; nothing of it may be ignored.
     """
-    if uid < max(first_valid[0], 1) or gid < max(first_valid[1], 1):
+    if uid < first_valid[0] or gid < first_valid[1] or not uid or not gid:
         raise CredentialsRefused("id_too_low")
+    directory, absent = _become(uid, gid, groups, home, maildir, jail)
+    _verify_dropped(uid, gid)
+    _limit((0, 0), (SESSION_DESCRIPTORS, SESSION_DESCRIPTORS))
+    if absent:
+        os.close(directory)
+        raise MaildirAbsent
+    return directory
+
+
+def _become(
+    uid: int, gid: int, groups: list[int], home: bytes, maildir: bytes, jail: str
+) -> tuple[int, bool]:
+    """Do it; returns a descriptor of the Maildir, or of the home and True where there is no Maildir."""
     os.setgroups(groups)
     os.setegid(gid)
     os.seteuid(uid)
@@ -71,14 +84,41 @@ def become_user(
         os.chroot(".")
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
-    _verify_dropped(uid, gid)
     if jail_directory != directory:
         os.close(jail_directory)
-    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (SESSION_DESCRIPTORS, SESSION_DESCRIPTORS))
-    if absent:
-        os.close(directory)
-        raise MaildirAbsent
+    return directory, absent
+
+
+def _limit(processes: tuple[int, int], descriptors: tuple[int, int]) -> None:
+    resource.setrlimit(resource.RLIMIT_NPROC, processes)
+    resource.setrlimit(resource.RLIMIT_NOFILE, descriptors)
+
+
+def rehearse_becoming_user(
+    uid: int,
+    gid: int,
+    groups: list[int],
+    home: bytes,
+    maildir: bytes,
+    jail: str,
+    first_valid: tuple[int, int],
+) -> int:
+    """
+    Go the way of `become_user` as root who stays root, and come back out of the jail.
+
+    For `rehearsal`: nothing that is done here takes anything away from this process.
+    """
+    root = _open_directory(b"/")
+    try:
+        directory, _ = _become(0, 0, os.getgroups(), home, maildir, jail)
+    finally:
+        os.fchdir(root)
+        os.chroot(".")
+        os.close(root)
+    try:
+        _verify_dropped(0, 0)
+    except CredentialsRefused:  # of course
+        _limit(resource.getrlimit(resource.RLIMIT_NPROC), resource.getrlimit(resource.RLIMIT_NOFILE))
     return directory
 
 

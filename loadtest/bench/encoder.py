@@ -13,7 +13,7 @@ import platform
 import time
 from collections.abc import Callable
 
-from gpop.pop3.encoding import LinePosition, Measure, encode, encode_plain, measure
+from gpop.pop3.encoding import LINE_START, Measure, encode, encode_plain, measure
 
 CHUNK_OCTETS = 64 * 1024
 TEXT_OCTETS = 4 * 1024 * 1024
@@ -78,7 +78,7 @@ def by_count(chunk: bytes) -> bytes:
 
 
 def gpop_encode(chunk: bytes) -> bytes:
-    return encode(chunk, LinePosition.LINE_START)[0]
+    return encode(chunk, LINE_START)[0]
 
 
 def gpop_measure_in_chunks(chunk: bytes) -> tuple[int, int]:

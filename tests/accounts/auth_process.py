@@ -174,7 +174,7 @@ class AuthProcess:
         self.control.settimeout(DEADLINE_S)
         frame, fds = channel.receive(self.control)
         assert frame.kind == messages.SERVE
-        channel.check_login_descriptors(fds)
+        channel.check_login_descriptors(*fds)
         return frame, fds
 
     def drain(self, at_once: bool = False) -> None:

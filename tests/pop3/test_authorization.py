@@ -16,7 +16,7 @@ from gpop.pop3.authorization import (
     greeting,
 )
 from gpop.pop3.decisions import Close, Decision, Login, RefusedLogin, Reply
-from gpop.pop3.wire import LineError, LineReader
+from gpop.pop3.wire import HAS_NUL, TOO_LONG, LineReader
 from tests.pop3.strategies import client_octets, cuts, pieces, thorough
 
 
@@ -254,7 +254,7 @@ def test_nul_in_a_login_password_is_refused():
     assert decisions[2] == RefusedLogin(LOGIN_REFUSED, b"tim", "LOGIN", "unusable_password")
 
 
-@pytest.mark.parametrize("error", LineError)
+@pytest.mark.parametrize("error", (HAS_NUL, TOO_LONG))
 def test_line_error_ends_the_exchange(error):
     """An over-long response or one with NUL is one -ERR; the next line is a command again."""
     authorization = start()

@@ -6,7 +6,7 @@ import pytest
 
 from gpop.pop3.authorization import LOGIN_REFUSED, Authorization, greeting
 from gpop.pop3.decisions import Close, Decision, EnterUpdate, Login, Reply, SendListing, SendMessage
-from gpop.pop3.encoding import LinePosition, TopEncoder, encode, terminator
+from gpop.pop3.encoding import LINE_START, TopEncoder, encode, terminator
 from gpop.pop3.transaction import Transaction
 from gpop.pop3.wire import LineReader, ok
 from tests.dialogue import DIALOGUES, Dialogue, lines_of, read_dialogue
@@ -69,7 +69,7 @@ def send(message: bytes, line_count: int | None) -> bytes:
     if line_count is not None:
         top = TopEncoder(line_count)
         return b"".join([top.feed(chunk) for chunk in chunks]) + top.finish()
-    at, octets = LinePosition.LINE_START, b""
+    at, octets = LINE_START, b""
     for chunk in chunks:
         encoded, at = encode(chunk, at)
         octets += encoded

@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpop.pop3.encoding import (
+    AFTER_CR,
     FORM_MIXED,
     FORM_PLAIN_LF,
     FORM_WIRE,
-    LinePosition,
+    LINE_START,
+    MID_LINE,
     Measure,
     TopEncoder,
     encode,
@@ -27,7 +29,7 @@ CORPUS = Path(__file__).parent.parent / "corpus"
 
 
 def retr(*chunks: bytes) -> bytes:
-    at = LinePosition.LINE_START
+    at = LINE_START
     sent = []
     for chunk in chunks:
         octets, at = encode(chunk, at)
@@ -112,7 +114,7 @@ def test_empty_message_is_only_a_terminator():
 
 def test_empty_chunk_changes_nothing():
     """Not even where in a line we are."""
-    for at in LinePosition:
+    for at in (LINE_START, MID_LINE, AFTER_CR):
         assert encode(b"", at) == (b"", at)
 
 

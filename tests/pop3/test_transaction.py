@@ -8,7 +8,7 @@ from hypothesis import given
 from gpop.pop3.authorization import Authorization
 from gpop.pop3.decisions import Decision, EnterUpdate, Reply, SendListing, SendMessage
 from gpop.pop3.transaction import Transaction
-from gpop.pop3.wire import LineError, LineReader
+from gpop.pop3.wire import HAS_NUL, TOO_LONG, LineReader
 from tests.pop3.fake_maildrop import FakeMaildrop
 from tests.pop3.strategies import client_octets, cuts, pieces, thorough
 
@@ -136,7 +136,7 @@ def test_capa_repeats_what_was_announced_before_login():
     assert b"\r\nUSER\r\n" in capabilities.octets
 
 
-@pytest.mark.parametrize("error", LineError)
+@pytest.mark.parametrize("error", (HAS_NUL, TOO_LONG))
 def test_line_errors_do_not_end_the_session(error):
     """One -ERR, and the session goes on."""
     transaction = Transaction(FakeMaildrop(MESSAGES))

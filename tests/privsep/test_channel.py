@@ -95,13 +95,13 @@ def test_login_descriptors_are_a_stream_and_a_channel(ends, tmp_path):
     listening = socket.create_server(("127.0.0.1", 0))
     datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with stream, other, listening, datagrams, open(tmp_path / "file", "wb") as file:
-        channel.check_login_descriptors([stream.fileno(), ours.fileno()])
+        channel.check_login_descriptors(stream.fileno(), ours.fileno())
         for wrong in (listening, datagrams, file, ours):
             with pytest.raises(messages.BadFrame):
-                channel.check_login_descriptors([wrong.fileno(), ours.fileno()])
+                channel.check_login_descriptors(wrong.fileno(), ours.fileno())
         for wrong in (stream, listening, file):
             with pytest.raises(messages.BadFrame):
-                channel.check_login_descriptors([stream.fileno(), wrong.fileno()])
+                channel.check_login_descriptors(stream.fileno(), wrong.fileno())
 
 
 def test_a_frame_sent_before_a_close_arrives_though_the_closer_had_not_read_all(ends):
