@@ -250,6 +250,7 @@ class Auth:
         try:
             if frame.kind != messages.LOGIN:
                 raise messages.BadFrame(f"{frame!r} is not for auth")
+            channel.check_login_descriptors(*fds)
             fields = frame.fields
             peer = _peer_of(fds[0], fields["peer"])
             login = Login(fields["login_id"], fields["dialogue"], *fds)

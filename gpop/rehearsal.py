@@ -82,8 +82,8 @@ def _play(maildir: str, script: bytes, settings: SessionSettings, options: Optio
         channel.send(ours, messages.encode(messages.PIPELINED, octets=b""))
         session.run(
             login,
-            stream.fileno(),
-            theirs.fileno(),
+            stream.detach(),
+            theirs.detach(),
             settings,
             options,
             credentials.rehearse_becoming_user,

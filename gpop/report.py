@@ -7,11 +7,11 @@ line goes.
 
 from __future__ import annotations
 
-import os
+import _socket
 import select
 
 from gpop.pop3.commands import without_secret
-from gpop.privsep import channel, messages
+from gpop.privsep import messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gpop.pop3.wire import LineError
 
 SERVING = messages.encode(messages.SERVING)
+NOTHING_PIPELINED = messages.encode(messages.PIPELINED, octets=b"")
 MAX_DETAIL_CHARACTERS = 500
 # How long a front may leave a session's channel full before its totals are given up.
 TOTALS_TIMEOUT_MS = 2000
@@ -30,12 +31,12 @@ class Report:
     """
 
     __slots__ = (
-        "_channel_fd",
-        "_dialogue",
+        "_channel",
         "cache",
         "cache_reason",
         "cache_us",
         "close_reason",
+        "dialogue",
         "fault",
         "marked",
         "messages",
@@ -49,8 +50,8 @@ class Report:
     )
 
     def __init__(self, channel_fd: int, dialogue: bool) -> None:
-        self._channel_fd = channel_fd
-        self._dialogue = dialogue
+        self._channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, channel_fd)
+        self.dialogue = dialogue  # whether commands and replies are to be logged
         self.close_reason = self.cache = self.cache_reason = self.fault = ""
         self.cache_us = self.messages = self.octets = 0
         self.retr = self.retr_octets = self.top = self.top_octets = 0
@@ -66,27 +67,34 @@ class Report:
         Raises:
             OSError, BadFrame: the front is gone, or put something else there.
         """
-        frame = messages.decode(os.read(self._channel_fd, messages.MAX_FRAME_OCTETS))
-        if frame.kind != messages.PIPELINED:
-            raise messages.BadFrame(f"{frame!r} where pipelined octets were expected")
-        os.write(self._channel_fd, SERVING)
-        unread: bytes = frame.fields["octets"]
+        octets = self._channel.recv(messages.MAX_FRAME_OCTETS)
+        self._channel.send(SERVING, _socket.MSG_NOSIGNAL)
+        if octets == NOTHING_PIPELINED:
+            return b""
+        unread: bytes = messages.fields_of(octets, messages.PIPELINED)["octets"]
         return unread
 
     def note(self, event: str, detail: str) -> None:
         """Have the front write an event; one that it can't take at once is lost."""
-        octets = messages.encode(messages.NOTED, event=event, detail=detail[:MAX_DETAIL_CHARACTERS])
-        channel.send_at_once(self._channel_fd, octets)
+        self._send_at_once(
+            messages.encode(messages.NOTED, event=event, detail=detail[:MAX_DETAIL_CHARACTERS])
+        )
+
+    def _send_at_once(self, octets: bytes) -> bool:
+        """Send a frame; False if that can't be at once. The channel's flags belong to the front as well."""
+        try:
+            self._channel.send(octets, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
+        except OSError:
+            return False
+        return True
 
     def note_command(self, line: bytes | LineError) -> None:
-        """Have a command logged, where the dialogue was asked for."""
-        if self._dialogue:
-            self.note("command_received", without_secret(line).decode("ascii", "backslashreplace"))
+        """Have a command logged."""
+        self.note("command_received", without_secret(line).decode("ascii", "backslashreplace"))
 
     def note_reply(self, octets: bytes) -> None:
-        """Have the first line of a reply logged, where the dialogue was asked for."""
-        if self._dialogue:
-            self.note("reply_sent", octets.partition(b"\r\n")[0].decode("ascii", "backslashreplace"))
+        """Have the first line of a reply logged."""
+        self.note("reply_sent", octets.partition(b"\r\n")[0].decode("ascii", "backslashreplace"))
 
     def note_warnings(self, opened: Opened) -> None:
         """Pass on what the maildrop had to say."""
@@ -99,7 +107,7 @@ class Report:
         self.messages, self.octets = opened.maildrop.stat()
         self.cache = opened.outcome
         self.cache_reason = opened.reason
-        self.cache_us = int(opened.cache_ms * 1000)
+        self.cache_us += int(opened.cache_ms * 1000)
         self.note_warnings(opened)
 
     def send_totals(self, octets_sent: int) -> bool:
@@ -125,10 +133,10 @@ class Report:
             fault=self.fault,
             counts=counts,
         )
-        if channel.send_at_once(self._channel_fd, octets):
+        if self._send_at_once(octets):
             return True
         # The front is gone; or busy, or it never reads: then it does not get to keep this process for ever.
         poller = select.poll()
-        poller.register(self._channel_fd, select.POLLOUT)
+        poller.register(self._channel, select.POLLOUT)
         poller.poll(TOTALS_TIMEOUT_MS)
-        return channel.send_at_once(self._channel_fd, octets)
+        return self._send_at_once(octets)

@@ -28,8 +28,6 @@ FORKS_PER_COLLECTION = 1000
 # What the exit status of a session says; any other, and any signal, is a death.
 FAILURES = {
     session.EXIT_UNREPORTED: ("session_unreported", "warning"),
-    # The front chose the descriptors, auth passed them on, and the session was the first to look.
-    session.EXIT_BAD_LOGIN: ("frame_rejected", "error"),
 }
 DEATH = ("session_died", "error")
 

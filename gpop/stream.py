@@ -10,7 +10,6 @@ import _socket
 import errno
 import fcntl
 import os
-import select
 import struct
 import time
 
@@ -24,7 +23,7 @@ LARGE_OCTETS = 65536
 # Replies to pipelined commands are sent together, up to this size.
 BATCH_OCTETS = 32768
 # A client that sent QUIT has this long to read the reply and close (see `say_goodbye`).
-GOODBYE_TIMEOUT_MS = 2000
+GOODBYE_TIMEOUT = struct.pack("@ll", 2, 0)
 MAX_GOODBYE_READS = 16
 # What one sendfile may take: a signal is acted upon between two.
 SENDFILE_OCTETS = 1 << 24
@@ -57,13 +56,15 @@ class Stream:
     still being taken, the client is at work (RFC 1939 §3 is about inactivity).
     """
 
-    __slots__ = ("active", "adopted", "batch", "batched", "fd", "octets_sent", "timeout_s")
+    __slots__ = ("active", "adopted", "batch", "fd", "octets_sent", "sock", "takeover_after_s", "timeout_s")
 
-    def __init__(self, fd: int, timeout_s: float) -> None:
+    def __init__(self, fd: int, timeout_s: float, takeover_after_s: float) -> None:
         self.fd = fd
+        # Its family only matters for addresses, which nobody asks for.
+        self.sock = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM, 0, fd)
         self.timeout_s = timeout_s
-        self.batch: list[bytes] = []
-        self.batched = 0
+        self.takeover_after_s = takeover_after_s
+        self.batch = b""
         self.octets_sent = 0
         self.active = time.monotonic()
         self.adopted = False
@@ -71,13 +72,21 @@ class Stream:
     def adopt(self) -> None:
         """Make the socket blocking, with the time-out on both directions."""
         self.adopted = True
-        sock = _stream_socket(self.fd)
+        sock = self.sock
         sock.setblocking(True)
         seconds = int(self.timeout_s)
         timeout = struct.pack("@ll", seconds, int((self.timeout_s - seconds) * 1_000_000))
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, timeout)
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, timeout)
-        sock.detach()
+
+    def end(self, _signal: int) -> None:
+        """SIGTERM: the session ends."""
+        raise SessionEnd("shutdown")
+
+    def end_if_silent(self, _signal: int) -> None:
+        """SIGUSR1, a newer login wants the maildrop: the session ends if its client is silent."""
+        if self._seconds_silent() >= self.takeover_after_s:
+            raise SessionEnd("takeover")
 
     def receive(self) -> bytes:
         """
@@ -86,11 +95,12 @@ class Stream:
         Raises:
             SessionEnd: the client left, or was silent for the time-out.
         """
-        self.flush()
+        if self.batch:
+            self.flush()
         while True:
             unsent = self._unsent() if self.octets_sent > LARGE_OCTETS else 0
             try:
-                octets = os.read(self.fd, RECEIVE_OCTETS)
+                octets = self.sock.recv(RECEIVE_OCTETS)
             except BlockingIOError:
                 if unsent and self._unsent() < unsent:
                     continue
@@ -102,7 +112,7 @@ class Stream:
             self.active = time.monotonic()
             return octets
 
-    def seconds_silent(self) -> float:
+    def _seconds_silent(self) -> float:
         """
         Seconds since the client last showed itself.
 
@@ -113,13 +123,10 @@ class Stream:
         return min(silent, self._seconds_unacknowledged()) if self._unsent() else silent
 
     def _seconds_unacknowledged(self) -> float:
-        sock = _stream_socket(self.fd)
         try:
-            info = sock.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, LAST_ACK_AT + 4)
+            info = self.sock.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, LAST_ACK_AT + 4)
         except OSError:
             return 0.0  # not TCP: a front relays, and watches the client itself
-        finally:
-            sock.detach()
         milliseconds: int = struct.unpack_from("I", info, LAST_ACK_AT)[0]
         return milliseconds / 1000
 
@@ -130,22 +137,15 @@ class Stream:
 
     def send(self, octets: bytes) -> None:
         """Add octets to the batch, which is sent when it is large or the client is waited for."""
-        self.batch.append(octets)
-        self.batched += len(octets)
-        if self.batched >= BATCH_OCTETS:
+        self.batch += octets
+        if len(self.batch) >= BATCH_OCTETS:
             self.flush()
 
     def flush(self) -> None:
         """Send the batch in one write."""
-        if self.batched:
-            octets = self.batch[0] if len(self.batch) == 1 else b"".join(self.batch)
-            self.batch = []
-            self.batched = 0
-            self._write(octets)
-
-    def _write(self, octets: bytes) -> None:
+        octets, self.batch = self.batch, b""
         total = len(octets)
-        sent = self._waiting(os.write, octets)
+        sent = self._waiting(os.write, octets) if total else 0
         while sent < total:
             sent += self._waiting(os.write, memoryview(octets)[sent:])
 
@@ -195,19 +195,12 @@ class Stream:
         Octets that were never read make the kernel answer with a reset when the socket is
         closed, and a reset may destroy the reply before the client has read it.
         """
+        sock = self.sock
         try:
-            sock = _stream_socket(self.fd)
             sock.shutdown(_socket.SHUT_WR)
-            sock.detach()
-            poller = select.poll()
-            poller.register(self.fd, select.POLLIN)
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, GOODBYE_TIMEOUT)
             for _ in range(MAX_GOODBYE_READS):
-                if not poller.poll(GOODBYE_TIMEOUT_MS) or not os.read(self.fd, LARGE_OCTETS):
+                if not sock.recv(LARGE_OCTETS):
                     return
         except OSError:
             return
-
-
-def _stream_socket(fd: int) -> _socket.socket:
-    """Return a socket object for the stream; its family only matters for addresses, which nobody asks for."""
-    return _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM, 0, fd)

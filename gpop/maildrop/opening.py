@@ -14,7 +14,7 @@ import errno
 import os
 import time
 
-from gpop.maildrop import cachefile, names, reconcile, statcache
+from gpop.maildrop import cachefile, names, reconcile, statcache, system
 from gpop.maildrop.cachefile import Draft, Image
 from gpop.maildrop.errors import MaildropUnavailable, MessageChanged, MessageUnreadable, MessageVanished
 from gpop.maildrop.maildir import Maildir, OpenMessage, digest_of, unlock
@@ -24,6 +24,7 @@ from gpop.maildrop.statcache import (
     ESTIMATED,
     FORM_BITS,
     FORM_SHIFT,
+    HEADER_OCTETS,
     MEASURED,
     NOTHING,
     BadCache,
@@ -35,6 +36,7 @@ from gpop.pop3 import encoding
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from gpop.maildrop.hit import Hit
     from gpop.maildrop.maildir import Places
     from gpop.maildrop.model import Location
     from gpop.maildrop.statcache import Signature
@@ -145,6 +147,22 @@ def open_maildrop(dir_fd: int, options: Options) -> Opened:
     opened = Opened(folders, options, verdict, image, warnings)
     opened.cache_ms = (time.monotonic() - started) * 1000
     return opened
+
+
+def opened_by_hit(dir_fd: int, options: Options, hit: Hit) -> Opened:
+    """
+    Return the open maildrop of a hit found by `hit.look`, for the commands that want more than it says.
+
+    Takes over its descriptor. Raises MaildropUnavailable: the statcache has been damaged meanwhile.
+    """
+    image, fd = hit[-2:]
+    try:
+        header = statcache.parse_header(image or system.pread(fd, HEADER_OCTETS, 0), system.fstat(fd).st_size)
+    except (OSError, BadCache) as error:
+        os.close(fd)
+        raise MaildropUnavailable(f"the statcache was damaged while it was in use: {error}") from error
+    verdict = Verdict(HIT, "unchanged", (header.new, header.cur), None)
+    return Opened(Maildir(dir_fd), options, verdict, Image(header, image or None, fd), [])
 
 
 def absent_maildrop() -> Opened:

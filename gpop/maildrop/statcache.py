@@ -184,19 +184,24 @@ def parse_header(octets: bytes, file_size: int) -> Header:
         raise BadCache("header_damaged")
     if header.end != file_size:
         raise BadCache("truncated" if file_size < header.end else "too_long")
-    count = header.count
-    uidl = header.uidl_end - HEADER_OCTETS - len(UIDL_STATUS) - len(TERMINATOR)
-    scan = header.list_end - header.uidl_end - len(LIST_STATUS) - len(TERMINATOR)
-    if not (
-        count <= MAX_MESSAGES
-        and header.flags & ~KNOWN_FLAGS == 0
-        and count * MIN_LINE_OCTETS <= uidl <= count * MAX_UIDL_LINE_OCTETS
-        and count * MIN_LINE_OCTETS <= scan <= count * MAX_LIST_LINE_OCTETS
-        and header.table_end - header.list_end == count * TABLE_OCTETS_EACH + TABLE_OCTETS_MORE
-        and count <= header.end - header.table_end <= count * (names.MAX_NAME_OCTETS + 1)
-    ):
+    layout = (header.uidl_end, header.list_end, header.table_end, header.end)
+    if not is_plausible(header.flags, header.count, *layout):
         raise BadCache("header_damaged")
     return header
+
+
+def is_plausible(flags: int, count: int, uidl_end: int, list_end: int, table_end: int, end: int) -> bool:
+    """Whether so many messages can have such a layout: nothing reaches out of its section."""
+    uidl = uidl_end - HEADER_OCTETS - len(UIDL_STATUS) - len(TERMINATOR)
+    scan = list_end - uidl_end - len(LIST_STATUS) - len(TERMINATOR)
+    return (
+        count <= MAX_MESSAGES
+        and flags & ~KNOWN_FLAGS == 0
+        and count * MIN_LINE_OCTETS <= uidl <= count * MAX_UIDL_LINE_OCTETS
+        and count * MIN_LINE_OCTETS <= scan <= count * MAX_LIST_LINE_OCTETS
+        and table_end - list_end == count * TABLE_OCTETS_EACH + TABLE_OCTETS_MORE
+        and count <= end - table_end <= count * (names.MAX_NAME_OCTETS + 1)
+    )
 
 
 class Columns:

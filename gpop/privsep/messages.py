@@ -154,9 +154,8 @@ class Frame:
         return f"<Frame {FRAMES[self.kind].name}>"
 
 
-def _check_length(kind: FrameKind, name: str, length: int, cap: int) -> None:
-    if length > cap:
-        raise BadFrame(f"{kind.name}.{name} has {length} items, at most {cap} are allowed")
+def _too_long(row: FrameKind, name: str, length: int, cap: int) -> BadFrame:
+    return BadFrame(f"{row.name}.{name} has {length} items, at most {cap} are allowed")
 
 
 def kind_of(octets: bytes) -> int:
@@ -192,11 +191,13 @@ def encode(kind: int, **fields: Any) -> bytes:
             parts.append(INTEGER.pack(value))
             continue
         if kind_of_field == INTS:
-            _check_length(row, name, len(value), cap)
+            if len(value) > cap:
+                raise _too_long(row, name, len(value), cap)
             parts.append(LENGTH.pack(len(value)) + struct.pack(f"!{len(value)}Q", *value))
             continue
         octets = value.encode("utf-8", "backslashreplace") if kind_of_field == TEXT else value
-        _check_length(row, name, len(octets), cap)
+        if len(octets) > cap:
+            raise _too_long(row, name, len(octets), cap)
         parts.append(LENGTH.pack(len(octets)) + octets)
     body = b"".join(parts)
     if len(body) > MAX_FRAME_OCTETS - HEADER.size:
@@ -211,12 +212,23 @@ def decode(octets: bytes) -> Frame:
     Raises:
         BadFrame: the octets are not exactly one frame of a known kind, within its caps.
     """
+    kind = kind_of(octets)
+    return Frame(kind, fields_of(octets, kind))
+
+
+def fields_of(octets: bytes, kind: int) -> dict[str, Any]:
+    """
+    Return the fields of the frame of `kind` that `octets` are, whole.
+
+    Raises:
+        BadFrame: as `decode`, or it is of another kind.
+    """
     if len(octets) < HEADER.size:
         raise BadFrame(f"{len(octets)} octets are no frame")
-    version, kind, length = HEADER.unpack_from(octets)
+    version, is_kind, length = HEADER.unpack_from(octets)
     row = FRAMES.get(kind)
-    if version != VERSION or row is None or length != len(octets) - HEADER.size:
-        raise BadFrame(f"bad header: version {version}, kind {kind}, length {length} of {len(octets)}")
+    if version != VERSION or is_kind != kind or row is None or length != len(octets) - HEADER.size:
+        raise BadFrame(f"bad header: version {version}, kind {is_kind}, length {length} of {len(octets)}")
     fields: dict[str, Any] = {}
     at = HEADER.size
     try:
@@ -227,7 +239,8 @@ def decode(octets: bytes) -> Frame:
                 continue
             count = LENGTH.unpack_from(octets, at)[0]
             at += LENGTH.size
-            _check_length(row, name, count, cap)
+            if count > cap:
+                raise _too_long(row, name, count, cap)
             end = at + (8 * count if kind_of_field == INTS else count)
             if end > len(octets):
                 raise BadFrame(f"{row.name}.{name} ends after the frame")
@@ -240,4 +253,4 @@ def decode(octets: bytes) -> Frame:
         raise BadFrame(f"{row.name}: {type(error).__name__} at octet {at}") from None
     if at != len(octets):
         raise BadFrame(f"{row.name} has {len(octets) - at} octets too many")
-    return Frame(kind, fields)
+    return fields

@@ -285,7 +285,7 @@ def test_a_descriptor_that_is_no_socket_ends_the_front(auth: AuthProcess) -> Non
         channel.send(front.socket, login_frame("127.9.2.1"), [null, theirs.fileno()][::order])
         theirs.close()
         os.close(null)
-        assert_ended(auth, front, "no socket")
+        assert_ended(auth, front, "socket")
         ours.close()
 
 

@@ -1,0 +1,203 @@
+"""
+PROCESS (part of the session): the conversation over an open maildrop, with every command there is.
+
+Decides nothing about the protocol (`pop3.transaction` does) and nothing about files (`maildrop`
+does); it moves octets between them and the client's stream. Executed by the session, as the
+mail user.
+
+Nothing is removed unless a QUIT was received: every other way out of `Conversation.converse`
+is an exception, and only the QUIT reaches `_update`.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+
+from gpop import signals
+from gpop.maildrop import maildir
+from gpop.pop3 import decisions, encoding, wire
+from gpop.pop3.transaction import Transaction
+from gpop.stream import SessionEnd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gpop.maildrop.opening import Opened
+    from gpop.report import Report
+    from gpop.stream import Stream
+
+# What is read of a message at a time: large enough that C does the work, small enough to be nothing.
+CHUNK_OCTETS = 65536
+
+BYE = wire.ok("bye")
+NOT_REMOVED = wire.err("Some deleted messages not removed")
+VANISHED = wire.err("That message is gone")
+UNREADABLE = wire.err("That message can't be read", "SYS/PERM")
+CHANGED = wire.err("That message has changed on disk, please try again later", "SYS/TEMP")
+
+
+class Conversation:
+    """The conversation over an open maildrop."""
+
+    __slots__ = ("opened", "reader", "report", "stream", "transaction")
+
+    def __init__(self, stream: Stream, report: Report, opened: Opened) -> None:
+        self.stream = stream
+        self.report = report
+        self.opened = opened
+        self.reader = wire.LineReader()
+        self.transaction = Transaction(opened.maildrop)
+
+    # Speaking
+
+    def converse(self, unread: bytes) -> None:
+        """
+        Answer commands, those in `unread` first, until QUIT has been received and carried out.
+
+        Raises:
+            SessionEnd: the session ended in another way.
+        """
+        reader, stream = self.reader, self.stream
+        reader.feed(unread)
+        while True:
+            line = reader.next_line()
+            if line is None:
+                reader.feed(stream.receive())
+                continue
+            if self.report.dialogue:
+                self.report.note_command(line)
+            decision = self.transaction.handle(line)
+            if isinstance(decision, decisions.Reply):
+                self._reply(decision.octets)
+            elif isinstance(decision, decisions.SendListing):
+                self._send_listing(decision.kind)
+            elif isinstance(decision, decisions.SendMessage):
+                self._send_message(decision.index, decision.line_count)
+            else:
+                self._update()
+                return
+
+    def _reply(self, octets: bytes) -> None:
+        if self.report.dialogue:
+            self.report.note_reply(octets)
+        self.stream.send(octets)
+
+    def _send_listing(self, kind: str) -> None:
+        image = self.opened.image
+        for offset, length in self.opened.maildrop.listing_segments(kind):
+            if image.octets:
+                self.stream.send(image.octets[offset : offset + length])
+            else:
+                self.stream.send_file(image.fd, offset, length)
+
+    def _send_message(self, index: int, line_count: int | None) -> None:
+        try:
+            message = self.opened.message(index)
+        except maildir.MessageVanished:
+            self._reply(VANISHED)
+        except maildir.MessageUnreadable:
+            self._reply(UNREADABLE)
+        except maildir.MessageChanged:
+            self._reply(CHANGED)
+        else:
+            try:
+                if line_count is None:
+                    self._retr(index, message)
+                else:
+                    self._top(message, line_count)
+            finally:
+                os.close(message.fd)
+
+    def _retr(self, index: int, message: maildir.OpenMessage) -> None:
+        """Send a whole message, counting its octets as LIST counts them (RFC 1939 §11)."""
+        before = self.stream.octets_sent + len(self.stream.batch)
+        self._reply(b"+OK %d octets\r\n" % message.listed_octets)
+        octets, form = self._send_encoded(message)
+        self.report.retr += 1
+        self.report.retr_octets += self.stream.octets_sent + len(self.stream.batch) - before
+        if octets != message.listed_octets or form != message.form:
+            self.opened.learned(index, octets, form)
+            self.report.note_warnings(self.opened)
+        self.opened.maildrop.retrieved.add(index)
+
+    def _send_encoded(self, message: maildir.OpenMessage) -> tuple[int, int]:
+        """Send a message on the way that its form allows; returns its true octets and form."""
+        stream, size = self.stream, message.file_size
+        if message.form == encoding.FORM_WIRE:
+            stream.send_file(message.fd, 0, size)
+            stream.send(b".\r\n")
+            return size, message.form
+        if message.form == encoding.FORM_PLAIN_LF:
+            octets = 0
+            for chunk in _chunks(message.fd, size):
+                encoded = encoding.encode_plain(chunk)
+                octets += len(encoded)
+                stream.send(encoded)
+            stream.send(b".\r\n")
+            return octets, message.form
+        measure = encoding.Measure()
+        at = encoding.LINE_START
+        for chunk in _chunks(message.fd, size):
+            measure.feed(chunk)
+            encoded, at = encoding.encode(chunk, at)
+            stream.send(encoded)
+        stream.send(encoding.terminator(at))
+        return measure.result()
+
+    def _top(self, message: maildir.OpenMessage, line_count: int) -> None:
+        before = self.stream.octets_sent + len(self.stream.batch)
+        self._reply(b"+OK top of message follows\r\n")
+        encoder = encoding.TopEncoder(line_count)
+        for chunk in _chunks(message.fd, message.file_size):
+            self.stream.send(encoder.feed(chunk))
+            if encoder.done:
+                break
+        self.stream.send(encoder.finish())
+        self.report.top += 1
+        self.report.top_octets += self.stream.octets_sent + len(self.stream.batch) - before
+
+    # Ending
+
+    def _update(self) -> None:
+        """The UPDATE state: QUIT has been received, so it is carried out, then answered, once."""
+        signals.block_ending()
+        report = self.report
+        report.marked = len(self.opened.maildrop.marked())
+        result = self.opened.update()
+        report.close_reason = "quit"
+        report.removed = result.removed
+        report.not_removed = result.failed
+        report.note_warnings(self.opened)
+        # The lock goes before the reply: who reads the reply may log in again at once.
+        self.opened.close()
+        try:
+            self._reply(NOT_REMOVED if result.failed else BYE)
+            self.stream.flush()
+        except SessionEnd:
+            return  # the QUIT was received, that is what counts (RFC 1939 §6)
+
+
+def _chunks(fd: int, size: int) -> Iterator[bytes]:
+    """
+    Yield a file of `size` octets in chunks.
+
+    Up to one chunk it is read; above that it is mapped, and a file that another program
+    makes shorter meanwhile ends this process with SIGBUS, which is what we want: nothing
+    is removed, and the broker reports it.
+    """
+    if size <= CHUNK_OCTETS:
+        octets = os.read(fd, size) if size else b""
+        if len(octets) != size:
+            raise OSError(errno.EIO, "a message became shorter while it was sent")
+        if octets:
+            yield octets
+        return
+    with mmap.mmap(fd, size, prot=mmap.PROT_READ) as mapped:
+        mapped.madvise(mmap.MADV_SEQUENTIAL)
+        for start in range(0, size, CHUNK_OCTETS):
+            yield mapped[start : start + CHUNK_OCTETS]
+            # Pages that were sent are given back: a 50 MB message costs one chunk, not 50 MB.
+            mapped.madvise(mmap.MADV_DONTNEED, start, min(CHUNK_OCTETS, size - start))
