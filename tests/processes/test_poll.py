@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from tests.serving import PASSWORD
@@ -38,7 +40,7 @@ def server(lasting_server):
 
 
 def spoken(server, script, piece=None):
-    """All that the server says to a script, sent at once or in pieces, after the login; its line is in the log."""
+    """All that the server says to a script, sent at once or in pieces, and logged, after the login."""
     before = len(server.events("session_closed"))
     with server.connect() as client:
         client.send(LOGIN)
@@ -68,7 +70,7 @@ def test_a_client_that_leaves_in_the_middle(server):
     before = len(server.events("session_closed"))
     with server.connect() as client:
         client.send(LOGIN + b"STAT\r\nUIDL\r\nQUI")
-        client.shutdown()
+        client.socket.shutdown(socket.SHUT_WR)
         client.rest()
     server.wait_for_event("session_closed", before + 1)
     assert server.events("session_closed")[-1]["close_reason"] == "disconnect"
