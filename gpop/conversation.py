@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 # What is read of a message at a time: large enough that C does the work, small enough to be nothing.
 CHUNK_OCTETS = 65536
+# What is mapped of a large message at a time, in one call and not page by page.
+WINDOW_OCTETS = 16 * CHUNK_OCTETS
+MADV_POPULATE_READ = 22  # linux/mman.h, since Linux 5.14
 
 BYE = wire.ok("bye")
 NOT_REMOVED = wire.err("Some deleted messages not removed")
@@ -121,10 +124,15 @@ class Conversation:
         if octets != message.listed_octets or form != message.form:
             self.opened.learned(index, octets, form)
             self.report.note_warnings(self.opened)
-        self.opened.maildrop.retrieved.add(index)
+        if message.is_new:
+            self.opened.maildrop.retrieved.add(index)
 
     def _send_encoded(self, message: maildir.OpenMessage) -> tuple[int, int]:
-        """Send a message on the way that its form allows; returns its true octets and form."""
+        """
+        Send a message on the way that its form allows; returns its true octets and form.
+
+        A form is only known of a file that was measured and has not been written to since.
+        """
         stream, size = self.stream, message.file_size
         if message.form == encoding.FORM_WIRE:
             stream.send_file(message.fd, 0, size)
@@ -138,14 +146,15 @@ class Conversation:
                 stream.send(encoded)
             stream.send(b".\r\n")
             return octets, message.form
-        measure = encoding.Measure()
+        measure = encoding.Measure() if message.form == encoding.FORM_UNKNOWN else None
         at = encoding.LINE_START
         for chunk in _chunks(message.fd, size):
-            measure.feed(chunk)
+            if measure:
+                measure.feed(chunk)
             encoded, at = encoding.encode(chunk, at)
             stream.send(encoded)
         stream.send(encoding.terminator(at))
-        return measure.result()
+        return measure.result() if measure else (message.listed_octets, message.form)
 
     def _top(self, message: maildir.OpenMessage, line_count: int) -> None:
         before = self.stream.octets_sent + len(self.stream.batch)
@@ -196,8 +205,18 @@ def _chunks(fd: int, size: int) -> Iterator[bytes]:
             yield octets
         return
     with mmap.mmap(fd, size, prot=mmap.PROT_READ) as mapped:
-        mapped.madvise(mmap.MADV_SEQUENTIAL)
-        for start in range(0, size, CHUNK_OCTETS):
-            yield mapped[start : start + CHUNK_OCTETS]
-            # Pages that were sent are given back: a 50 MB message costs one chunk, not 50 MB.
-            mapped.madvise(mmap.MADV_DONTNEED, start, min(CHUNK_OCTETS, size - start))
+        for window in range(0, size, WINDOW_OCTETS):
+            end = min(window + WINDOW_OCTETS, size)
+            _populate(mapped, window, end - window)
+            for start in range(window, end, CHUNK_OCTETS):
+                yield mapped[start : min(start + CHUNK_OCTETS, end)]
+            # Pages that were sent are given back: a 50 MB message costs one window, not 50 MB.
+            mapped.madvise(mmap.MADV_DONTNEED, window, end - window)
+
+
+def _populate(mapped: mmap.mmap, start: int, length: int) -> None:
+    """Have the pages mapped at once, if the kernel can; else each will be when it is read."""
+    try:
+        mapped.madvise(MADV_POPULATE_READ, start, length)
+    except OSError:
+        return

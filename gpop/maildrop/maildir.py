@@ -72,13 +72,14 @@ _lock_files: dict[int, int] = {}
 class OpenMessage:
     """An open file of a message; who asked for it closes `fd`."""
 
-    __slots__ = ("fd", "file_size", "form", "listed_octets")
+    __slots__ = ("fd", "file_size", "form", "is_new", "listed_octets")
 
-    def __init__(self, fd: int, file_size: int, form: int, listed_octets: int) -> None:
+    def __init__(self, fd: int, file_size: int, form: int, listed_octets: int, is_new: bool) -> None:
         self.fd = fd
         self.file_size = file_size
         self.form = form
         self.listed_octets = listed_octets
+        self.is_new = is_new  # it was in new/ when the maildrop was opened
 
 
 class Maildir:

@@ -59,7 +59,7 @@ class Maildrop:
 
     Attributes:
         count: messages, marked ones included.
-        retrieved: indexes of messages that were sent completely, for UPDATE. The session adds to it.
+        retrieved: indexes of messages in new/ that were sent completely, for UPDATE. The session adds to it.
 
     Everything that reads the image may raise MaildropUnavailable: it was damaged meanwhile.
     """

@@ -287,7 +287,7 @@ class Opened:
         except BaseException:
             os.close(fd)
             raise
-        return OpenMessage(fd, status.st_size, form, listed)
+        return OpenMessage(fd, status.st_size, form, listed, location.folder == names.NEW)
 
     def _open_elsewhere(self, folders: Maildir, location: Location) -> tuple[int, os.stat_result]:
         """Open the file of a message that another program renamed."""
