@@ -49,14 +49,22 @@ def rehearse(folder: str, settings: SessionSettings, options: Options) -> None:
         for name in ("new", "cur"):
             os.mkdir(os.path.join(maildir, name), 0o700)
         for name in ("new/1.M1.rehearsal", "cur/2.M2.rehearsal:2,S"):
-            with open(os.path.join(maildir, name), "wb") as file:
-                file.write(MESSAGE)
+            _deliver(maildir, name)
         for number in range(POLLS):
-            _play(maildir, (FULL_SESSION if number < POLLS // 3 else b"") + POLL, settings, options)
+            if number % 2 == 0:  # new mail, so that a refresh is rehearsed as well
+                _deliver(maildir, f"new/{number + 3}.M{number + 3}.rehearsal")
+            _play(maildir, FULL_SESSION + POLL, settings, options)
+        for _ in range(POLLS):
+            _play(maildir, POLL, settings, options)
     finally:
         signals.set_wakeup_fd(wakeup_fd)
         signals.release(actions)
         _remove(maildir)
+
+
+def _deliver(maildir: str, name: str) -> None:
+    with open(os.path.join(maildir, name), "wb") as file:
+        file.write(MESSAGE)
 
 
 def _play(maildir: str, script: bytes, settings: SessionSettings, options: Options) -> None:

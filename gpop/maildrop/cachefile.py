@@ -176,7 +176,8 @@ class Draft:
         """
         Put `octets` in the cache's place; returns a descriptor of it, which the caller owns.
 
-        A crash at any moment leaves the old cache or the new one.
+        A crash at any moment leaves the old cache, the new one, or one that is seen to be torn: small
+        bodies are checked whenever they are read, so only large ones are waited for until the disk has them.
 
         Raises:
             OSError: they can't be written; the draft is still to be discarded.
@@ -184,7 +185,8 @@ class Draft:
         view = memoryview(octets)
         while view:
             view = view[system.write(self._fd, view[:PIECE_OCTETS]) :]
-        system.fdatasync(self._fd)
+        if len(octets) > HEADER_OCTETS + SMALL_BODY_OCTETS:
+            system.fdatasync(self._fd)
         system.rename(self._name, CACHE_NAME, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
         fd, self._fd = self._fd, -1
         return fd

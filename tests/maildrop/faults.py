@@ -32,6 +32,7 @@ class Calls:
         self.error_number = error_number
         self.count = 0
         self.by_name: Counter[str] = Counter()
+        self.order: list[str] = []
         self.octets_read = 0
         self.failed = ""
 
@@ -39,6 +40,7 @@ class Calls:
         def call(*arguments: Any, **named: Any) -> Any:
             self.count += 1
             self.by_name[name] += 1
+            self.order.append(name)
             if self.count == self.failing:
                 self.failed = name
                 raise OSError(self.error_number, os.strerror(self.error_number))
