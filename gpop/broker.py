@@ -20,7 +20,7 @@ import time
 
 from gpop import __version__, rehearsal, signals
 from gpop.events import Log, open_log, place
-from gpop.listening import listening_socket, spelled
+from gpop.listening import listening_socket, set_autologout, spelled
 from gpop.privsep import channel, messages
 from gpop.programs import ConfigReader, read_settings
 from gpop.sessions import Sessions, exit_fields
@@ -280,8 +280,8 @@ class Broker:
     def _became_ready(self, generation: Generation) -> None:
         if generation.state != STARTING or not generation.all_ready():
             return
-        self._listen_only_on(generation.listening)
         self._adopt(generation.settings)
+        self._listen_only_on(generation.listening)
         generation.serve()
         # Anything the old ones accept from here on, the new ones could have accepted as well.
         old = [other for other in self.generations if other.state == SERVING and other is not generation]
@@ -299,6 +299,8 @@ class Broker:
         for address in self.listening.keys() - listening.keys():
             self.listening[address].close()
         self.listening = listening
+        for sock in listening.values():
+            set_autologout(sock, self.sessions.settings.autologout_s)
 
     def addresses(self) -> list[str]:
         """The addresses listened on, with the ports that the kernel chose."""

@@ -11,6 +11,7 @@ Executed by the session, as the mail user.
 from __future__ import annotations
 
 from gpop.maildrop.statcache import HEADER_OCTETS
+from gpop.stream import SMALL_OCTETS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,21 +32,21 @@ def answer(stream: Stream, hit: Hit, unread: bytes) -> bytes | None:
         SessionEnd: the client left, or was silent for too long.
         OSError: the statcache became shorter while it was in use.
     """
-    count, octets, uidl_end, list_end, image, fd = hit
+    count, octets, uidl_end, list_end, body, fd = hit
     while True:
         line, newline, rest = unread.partition(b"\n")
         if not newline:
             if len(unread) >= MAX_UNREAD_OCTETS:
                 return unread
-            unread += stream.receive()
+            unread += stream.receive(SMALL_OCTETS)
             continue
         command = line.removesuffix(b"\r")
         if command == b"STAT":
             stream.send(b"+OK %d %d\r\n" % (count, octets))
         elif command == b"UIDL" or command == b"LIST":
             start, end = (HEADER_OCTETS, uidl_end) if command == b"UIDL" else (uidl_end, list_end)
-            if image:
-                stream.send(image[start:end])
+            if body:
+                stream.send(body[start - HEADER_OCTETS : end - HEADER_OCTETS])
             else:
                 stream.send_file(fd, start, end - start)
         elif command == b"NOOP":

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SERVING = messages.encode(messages.SERVING)
 NOTHING_PIPELINED = messages.encode(messages.PIPELINED, octets=b"")
+MAX_PIPELINED_FRAME_OCTETS = len(NOTHING_PIPELINED) + messages.MAX_PIPELINED_OCTETS
 MAX_DETAIL_CHARACTERS = 500
 # How long a front may leave a session's channel full before its totals are given up.
 TOTALS_TIMEOUT_MS = 2000
@@ -67,7 +68,7 @@ class Report:
         Raises:
             OSError, BadFrame: the front is gone, or put something else there.
         """
-        octets = self._channel.recv(messages.MAX_FRAME_OCTETS)
+        octets = self._channel.recv(MAX_PIPELINED_FRAME_OCTETS)
         self._channel.send(SERVING, _socket.MSG_NOSIGNAL)
         if octets == NOTHING_PIPELINED:
             return b""

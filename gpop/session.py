@@ -57,7 +57,7 @@ def run(
     status = 1
     try:
         login = messages.fields_of(octets, messages.SERVE)
-        stream = Stream(client, settings.autologout_s, settings.takeover_after_s)
+        stream = Stream(client, settings.takeover_after_s)
         signals.set_wakeup_fd(-1)
         signals.actions.clear()
         signals.actions[signals.TERM] = stream.end

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 RECEIVE_OCTETS = 4096
+# As much as Python's allocator has ready; more would be asked for from the C library, in pages of its own.
+SMALL_OCTETS = 400
 # More than the kernel takes at once from a client that reads: only then may octets be on their way.
 LARGE_OCTETS = 65536
 # Replies to pipelined commands are sent together, up to this size.
 BATCH_OCTETS = 32768
 # A client that sent QUIT has this long to read the reply and close (see `say_goodbye`).
-GOODBYE_TIMEOUT = struct.pack("@ll", 2, 0)
+GOODBYE_TIMEOUT_S = 2.0
 MAX_GOODBYE_READS = 16
 # What one sendfile may take: a signal is acted upon between two.
 SENDFILE_OCTETS = 1 << 24
@@ -56,13 +58,12 @@ class Stream:
     still being taken, the client is at work (RFC 1939 §3 is about inactivity).
     """
 
-    __slots__ = ("active", "adopted", "batch", "fd", "octets_sent", "sock", "takeover_after_s", "timeout_s")
+    __slots__ = ("active", "adopted", "batch", "fd", "octets_sent", "sock", "takeover_after_s")
 
-    def __init__(self, fd: int, timeout_s: float, takeover_after_s: float) -> None:
+    def __init__(self, fd: int, takeover_after_s: float) -> None:
         self.fd = fd
         # Its family only matters for addresses, which nobody asks for.
         self.sock = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM, 0, fd)
-        self.timeout_s = timeout_s
         self.takeover_after_s = takeover_after_s
         self.batch = b""
         self.octets_sent = 0
@@ -70,14 +71,9 @@ class Stream:
         self.adopted = False
 
     def adopt(self) -> None:
-        """Make the socket blocking, with the time-out on both directions."""
+        """Make the socket blocking. It has a time-out from birth (`listening.set_autologout`)."""
         self.adopted = True
-        sock = self.sock
-        sock.setblocking(True)
-        seconds = int(self.timeout_s)
-        timeout = struct.pack("@ll", seconds, int((self.timeout_s - seconds) * 1_000_000))
-        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, timeout)
-        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, timeout)
+        self.sock.setblocking(True)
 
     def end(self, _signal: int) -> None:
         """SIGTERM: the session ends."""
@@ -88,7 +84,7 @@ class Stream:
         if self._seconds_silent() >= self.takeover_after_s:
             raise SessionEnd("takeover")
 
-    def receive(self) -> bytes:
+    def receive(self, most: int = RECEIVE_OCTETS) -> bytes:
         """
         Send what is batched, then return the next octets from the client.
 
@@ -100,7 +96,7 @@ class Stream:
         while True:
             unsent = self._unsent() if self.octets_sent > LARGE_OCTETS else 0
             try:
-                octets = self.sock.recv(RECEIVE_OCTETS)
+                octets = self.sock.recv(most)
             except BlockingIOError:
                 if unsent and self._unsent() < unsent:
                     continue
@@ -198,9 +194,10 @@ class Stream:
         sock = self.sock
         try:
             sock.shutdown(_socket.SHUT_WR)
-            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, GOODBYE_TIMEOUT)
-            for _ in range(MAX_GOODBYE_READS):
-                if not sock.recv(LARGE_OCTETS):
-                    return
+            sock.settimeout(GOODBYE_TIMEOUT_S)
+            reads = 0
+            # Nearly always it has nothing more to say, and a small buffer will do to learn that.
+            while sock.recv(LARGE_OCTETS if reads else SMALL_OCTETS) and reads < MAX_GOODBYE_READS:
+                reads += 1
         except OSError:
             return

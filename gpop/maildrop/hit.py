@@ -27,7 +27,7 @@ from gpop.maildrop.statcache import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    # Messages, octets, end of the UIDL and of the LIST response, all of the cache or b"", its descriptor.
+    # Messages, octets, end of the UIDL and of the LIST response in the file, its body or b"", its descriptor.
     Hit = tuple[int, int, int, int, bytes, int]
 
 RACY_FLAGS = RACY_NEW | RACY_CUR
@@ -46,19 +46,19 @@ def look(dir_fd: int, max_messages: int, boot_id: bytes) -> Hit | None:
         status = system.fstat(fd)
         size = status.st_size
         small = size <= HEADER_OCTETS + SMALL_BODY_OCTETS
-        image = system.pread(fd, size if small else HEADER_OCTETS, 0)
+        header = system.pread(fd, HEADER_OCTETS, 0)
+        body = system.pread(fd, max(0, size - HEADER_OCTETS), HEADER_OCTETS) if small else b""
         new = system.stat("new", dir_fd=dir_fd, follow_symlinks=False)
         cur = system.stat("cur", dir_fd=dir_fd, follow_symlinks=False)
-        if len(image) != (size if small else HEADER_OCTETS) or not image.startswith(FORMAT_MARK):
+        if len(header) < HEADER_OCTETS or not header.startswith(FORMAT_MARK):
             return None
         (
             _magic, _version, _header_octets, flags, writers_boot_id, limit, count, body_crc, octets,
             _clock_ns, new_device, new_inode, new_mtime_ns, new_ctime_ns, cur_device, cur_inode,
             cur_mtime_ns, cur_ctime_ns, uidl_end, list_end, table_end, end, own_crc,
-        ) = HEADER.unpack_from(image)  # fmt: skip
-        view = memoryview(image)
+        ) = HEADER.unpack_from(header)  # fmt: skip
         if (
-            crc32(view[:CHECKED_OCTETS]) == own_crc
+            crc32(header[:CHECKED_OCTETS]) == own_crc
             and limit == max_messages
             and not flags & RACY_FLAGS
             and end == size
@@ -77,12 +77,12 @@ def look(dir_fd: int, max_messages: int, boot_id: bytes) -> Hit | None:
             and cur.st_dev == cur_device
             # What another run of the kernel wrote may be torn by a crash; a large body is not looked at.
             and (
-                crc32(view[HEADER_OCTETS:]) == body_crc
+                HEADER_OCTETS + len(body) == size and crc32(body) == body_crc
                 if small
                 else boot_id and writers_boot_id.rstrip(b"\0") == boot_id
             )
         ):
-            found = count, octets, uidl_end, list_end, image if small else b"", fd
+            found = count, octets, uidl_end, list_end, body, fd
         return found
     except OSError:
         return None

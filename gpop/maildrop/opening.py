@@ -155,14 +155,15 @@ def opened_by_hit(dir_fd: int, options: Options, hit: Hit) -> Opened:
 
     Takes over its descriptor. Raises MaildropUnavailable: the statcache has been damaged meanwhile.
     """
-    image, fd = hit[-2:]
+    body, fd = hit[-2:]
     try:
-        header = statcache.parse_header(image or system.pread(fd, HEADER_OCTETS, 0), system.fstat(fd).st_size)
+        head = system.pread(fd, HEADER_OCTETS, 0)
+        header = statcache.parse_header(head, system.fstat(fd).st_size)
     except (OSError, BadCache) as error:
         os.close(fd)
         raise MaildropUnavailable(f"the statcache was damaged while it was in use: {error}") from error
     verdict = Verdict(HIT, "unchanged", (header.new, header.cur), None)
-    return Opened(Maildir(dir_fd), options, verdict, Image(header, image or None, fd), [])
+    return Opened(Maildir(dir_fd), options, verdict, Image(header, head + body if body else None, fd), [])
 
 
 def absent_maildrop() -> Opened:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gpop.privsep.messages import Frame
 
 DESCRIPTOR_OCTETS = 4
+LOGIN_DESCRIPTORS = struct.Struct("2i")
 # One more than any frame carries, so that a surplus is seen as such and not only as truncation.
 CUT_SHORT = _socket.MSG_TRUNC | _socket.MSG_CTRUNC
 NO_LINGER = struct.pack("ii", 0, 0)
@@ -116,8 +117,11 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     fds: list[int] = []
     for level, kind, octets in ancillary:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-            usable = len(octets) - len(octets) % DESCRIPTOR_OCTETS
-            fds.extend(struct.unpack(f"{usable // DESCRIPTOR_OCTETS}i", octets[:usable]))
+            if len(octets) == LOGIN_DESCRIPTORS.size:
+                fds += LOGIN_DESCRIPTORS.unpack(octets)
+            else:
+                usable = len(octets) - len(octets) % DESCRIPTOR_OCTETS
+                fds += struct.unpack(f"{usable // DESCRIPTOR_OCTETS}i", octets[:usable])
     return fds
 
 
@@ -140,7 +144,9 @@ def close_stream(fd: int) -> None:
         os.close(fd)  # no socket at all
         return
     try:
-        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, NO_LINGER)
+        # Asked for first: Python makes and drops two errors on its way to an option of octets.
+        if sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER):
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, NO_LINGER)
     finally:
         sock.close()
 

@@ -23,11 +23,13 @@ VERSION = 1
 HEADER = struct.Struct("!BBH")
 INTEGER = struct.Struct("!q")
 LENGTH = struct.Struct("!H")
-# The body's length has 16 bits; the largest frame is PIPELINED.
+# For so many integers in a row; a format made in a session would cost it pages.
+FEW_INTEGERS = tuple([struct.Struct(f"!{count}Q") for count in range(17)])
+# The body's length has 16 bits.
 MAX_FRAME_OCTETS = HEADER.size + 0xFFFF
 MAX_NAME_OCTETS = 255  # a command line has 255 octets (RFC 2449 §4), a SASL name is held to the same
 MAX_PASSWORD_OCTETS = 1024  # python-pam and crypt(3) stop at 511; longer is never right
-MAX_PIPELINED_OCTETS = 49152  # what a front may have read beyond a login, see `front.RECEIVE_OCTETS`
+MAX_PIPELINED_OCTETS = 4096  # what a front may have read beyond a login, see `connection.RECEIVE_OCTETS`
 MAX_GROUPS = 1024
 
 INT, OCTETS, TEXT, INTS = range(4)
@@ -158,6 +160,10 @@ def _too_long(row: FrameKind, name: str, length: int, cap: int) -> BadFrame:
     return BadFrame(f"{row.name}.{name} has {length} items, at most {cap} are allowed")
 
 
+def _integers(count: int) -> struct.Struct:
+    return FEW_INTEGERS[count] if count < len(FEW_INTEGERS) else struct.Struct(f"!{count}Q")
+
+
 def kind_of(octets: bytes) -> int:
     """Return the kind that a frame says it is, without decoding it; 0 if it is too short for one."""
     return octets[1] if len(octets) >= HEADER.size else 0
@@ -193,7 +199,7 @@ def encode(kind: int, **fields: Any) -> bytes:
         if kind_of_field == INTS:
             if len(value) > cap:
                 raise _too_long(row, name, len(value), cap)
-            parts.append(LENGTH.pack(len(value)) + struct.pack(f"!{len(value)}Q", *value))
+            parts.append(LENGTH.pack(len(value)) + _integers(len(value)).pack(*value))
             continue
         octets = value.encode("utf-8", "backslashreplace") if kind_of_field == TEXT else value
         if len(octets) > cap:
@@ -245,7 +251,7 @@ def fields_of(octets: bytes, kind: int) -> dict[str, Any]:
             if end > len(octets):
                 raise BadFrame(f"{row.name}.{name} ends after the frame")
             if kind_of_field == INTS:
-                fields[name] = list(struct.unpack_from(f"!{count}Q", octets, at))
+                fields[name] = list(_integers(count).unpack_from(octets, at))
             else:
                 fields[name] = octets[at:end] if kind_of_field == OCTETS else octets[at:end].decode("utf-8")
             at = end

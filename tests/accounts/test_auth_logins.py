@@ -256,7 +256,9 @@ def test_a_frame_of_another_kind_ends_the_front(auth: AuthProcess) -> None:
 def test_a_frame_that_is_too_long_ends_the_front(auth: AuthProcess) -> None:
     """Longer than any LOGIN."""
     front = broken_front(auth)
-    front.socket.send(messages.encode(messages.PIPELINED, octets=b"x" * 40000))
+    front.socket.send(
+        messages.HEADER.pack(messages.VERSION, messages.PIPELINED, 40_002) + b"\x9c\x40" + b"x" * 40_000
+    )
     assert_ended(auth, front, "cut short")
 
 

@@ -54,12 +54,12 @@ def test_a_hit(store: Store) -> None:
     assert judged(store) == ("hit", "unchanged")
     found = look(store)
     assert found is not None
-    count, octets, uidl_end, list_end, image, _ = found
+    count, octets, uidl_end, list_end, body, _ = found
     with store.session(boot_id=BOOT) as opened:
         assert (count, octets) == opened.maildrop.stat()
         assert opened.maildrop.listing_segments("UIDL") == [(HEADER_OCTETS, uidl_end - HEADER_OCTETS)]
         assert opened.maildrop.listing_segments("LIST") == [(uidl_end, list_end - uidl_end)]
-    assert image == store.cache.read_bytes()
+    assert body == store.cache.read_bytes()[HEADER_OCTETS:]
 
 
 def test_a_large_cache_is_not_read(tmp_path: Path) -> None:

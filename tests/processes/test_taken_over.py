@@ -165,7 +165,7 @@ def front(module_front):
         messages.encode(messages.TOTALS, **TOTALS, counts=()),
         messages.encode(messages.NOTED, event="broker_stopped", detail="x"),
         messages.encode(messages.NOTED, event="command_received", detail="x"),
-        messages.encode(messages.PIPELINED, octets=b"x" * 40_000),
+        messages.HEADER.pack(messages.VERSION, messages.PIPELINED, 40_002) + b"\x9c\x40" + b"x" * 40_000,
         b"\x01" * 60_000,
         b"\x01",
     ],
