@@ -8,6 +8,7 @@ replies. A reply that is not what the maildrop holds is an error, and a figure w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import socket
@@ -27,6 +28,7 @@ from loadtest.bench.maildrops import PASSWORD, Maildrop
 TOP = Path(__file__).resolve().parents[2]
 RECEIVE_OCTETS = 1 << 20
 ERRORS_KEPT = 5
+END_TIMEOUT_S = 1.0
 TERMINATOR = b"\r\n.\r\n"
 
 # What a script asks for: octets to send, and whether the reply to wait for has many lines.
@@ -352,7 +354,20 @@ class Load:
         at_least: int = 1,
     ) -> Result:
         """Have sessions made, and return what came of them."""
-        assert self.process.stdin and self.process.stdout
+        self.begin(port, scenario, maildrops, concurrency, seconds, at_least)
+        return self.finish()
+
+    def begin(
+        self,
+        port: int,
+        scenario: str,
+        maildrops: Iterable[Maildrop],
+        concurrency: int,
+        seconds: float = 0.0,
+        at_least: int = 1,
+    ) -> None:
+        """Have sessions made meanwhile; `finish` waits for them."""
+        assert self.process.stdin
         accounts = [
             {"name": each.name, "count": each.count, "octets": each.octets, "checksum": each.checksum}
             for each in maildrops
@@ -367,16 +382,28 @@ class Load:
         }
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
+
+    def finish(self) -> Result:
+        """Return what came of the sessions that were begun."""
+        assert self.process.stdout
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"the load generator ended with status {self.process.wait()}")
         return Result(**json.loads(line))
 
     def close(self) -> None:
-        """End the process."""
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
+        """End the process, also in the middle of something."""
+        assert self.process.stdin and self.process.stdout
+        if self.process.returncode is not None:
+            return
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from loadtest.bench.report import Results
+from loadtest.bench.results import Results
 
 MISSING = "--plot needs matplotlib: pip install 'gpop[bench]' (or pip install matplotlib)"
 
@@ -30,7 +30,7 @@ def draw(results: Results, path: Path) -> None:
     pyplot: Any = importlib.import_module("matplotlib.pyplot")
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
     labels = results.labels("poll")
-    for server in results.servers():
+    for server in results.servers("poll"):
         known = [(int(label), results.median("poll", label, server)) for label in labels]
         points = [(size, cost) for size, cost in known if cost is not None]
         style = {"linewidth": 2.5} if server.startswith("gpop") else {"linewidth": 1.2, "linestyle": "--"}
