@@ -28,7 +28,7 @@ FIRST_DELIVERY = 1_700_000_000
 DISTINCT_MESSAGES = 500
 LINKED_FROM = 10_000
 BIG_OCTETS = 50_000_000
-BIG = {"big": "one of 50 MB", "big-dots": "one of 50 MB with dot lines"}
+BIG = {"big": "one of 50 MB", "big-dots": "the same, dots"}
 
 # What the servers keep beside the mail; each glob is relative to a Maildir.
 CACHES = (

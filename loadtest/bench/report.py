@@ -57,23 +57,28 @@ def _head(results: Results) -> Iterator[str]:
         f"{versions}; {about['time']}",
         f"accounts from {about['accounts']}; {about['concurrency']} sessions at once{root}",
         f"CPU time of whole servers, by {about['meter']}: median of {about['rounds']} rounds (range)",
+        "vs: gpop's figure divided by that peer's; isolating: with a process and a uid for each session",
     ):
-        yield from textwrap.wrap(line, WIDTH)
+        yield from _wrapped(line)
+
+
+def _wrapped(line: str) -> list[str]:
+    return textwrap.wrap(line, WIDTH, break_on_hyphens=False, subsequent_indent="  ")
 
 
 # Tables
 
 
 def _table(results: Results, scenario: str) -> Iterator[str]:
-    """A table; without the ranges if it would be too wide with them."""
-    for ranges in (True, False):
-        lines = list(_aligned(list(_rows(results, scenario, ranges))))
+    """A table; with short names of peers, and without ranges, if it would be too wide with them."""
+    for ranges, short in ((True, False), (True, True), (False, False), (False, True)):
+        lines = list(_aligned(list(_rows(results, scenario, ranges, short))))
         if max(map(len, lines)) <= WIDTH:
             break
     yield from lines
 
 
-def _rows(results: Results, scenario: str, ranges: bool) -> Iterator[list[str]]:
+def _rows(results: Results, scenario: str, ranges: bool, short: bool) -> Iterator[list[str]]:
     columns = scenarios.columns(scenario, results.labels(scenario))
     yield ["server", *(scenarios.heading(scenario, column) for column in columns)]
     for server in results.servers(scenario):
@@ -81,7 +86,8 @@ def _rows(results: Results, scenario: str, ranges: bool) -> Iterator[list[str]]:
     if scenario == "scale":
         return
     for subject, against in targets.comparisons(results, scenario, columns):
-        yield from _comparison(results, scenario, columns, subject, against)
+        for row in _comparison(results, scenario, columns, subject, against):
+            yield [cell.removeprefix("dovecot-") for cell in row] if short else row
     yield from _verdicts(results, scenario, columns)
 
 
@@ -102,7 +108,10 @@ def _comparison(
     """Ratios, below them who the best is where that differs, below that what is to be reached."""
     names, ratios, verdicts = [], [], []
     for label, metric in columns:
-        peer = results.best(scenario, label, metric, targets.opponents(results.servers(scenario), against))
+        opponents = targets.opponents(results.servers(scenario), against)
+        if label in targets.NOT_COMPARED:
+            opponents = []
+        peer = results.best(scenario, label, metric, opponents)
         ratio = results.ratio(scenario, label, subject, peer, metric) if peer else None
         target = targets.target(scenario, label, metric, subject, against)
         names.append(peer or NONE)
@@ -110,7 +119,7 @@ def _comparison(
         verdicts.append(target.verdict(ratio) if target and ratio is not None else "")
     if set(ratios) == {NONE}:
         return
-    yield [f"{subject} : {against}", *ratios]
+    yield [f"{subject} : {against}" if subject != "gpop" else f"vs {against}", *ratios]
     if against in (targets.ISOLATING, targets.ANY):
         yield ["  which is", *names]
     if any(verdicts):
@@ -184,7 +193,7 @@ def _notes(results: Results, scenario: str) -> Iterator[str]:
     if lines:
         yield ""
     for line in lines:
-        yield from textwrap.wrap(line, WIDTH)
+        yield from _wrapped(line)
 
 
 def _counts(results: Results) -> Iterator[str]:
@@ -254,7 +263,7 @@ def _summary(results: Results) -> Iterator[str]:
             if target.met(figure):
                 met += 1
             else:
-                compared = f" : {target.against}" if target.against else ""
+                compared = f" vs {target.against}" if target.against else ""
                 missed.append(f"{scenario} {label}{compared} {rounded(figure)}")
     if met or missed:
         yield ""
