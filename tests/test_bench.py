@@ -106,7 +106,7 @@ def test_memory_and_scale(folder: Path) -> None:
 def test_an_ended_run_keeps_its_figures_and_leaves_nothing(folder: Path) -> None:
     """What was measured before a signal is there; more signals do not disturb the removal."""
     kept = folder / "figures.json"
-    command = [*BENCH, *SHORT, "--scenarios", "stat,poll", "--seconds", "2"]
+    command = [*BENCH, *SHORT, "--scenarios", "stat,poll", "--seconds", "1"]
     command += ["--folder", str(folder), "--json", str(kept)]
     with subprocess.Popen(
         command, cwd=TOP, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
