@@ -143,6 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(report.tables(results)))
         if options.plot and "poll" in results.scenarios():
             plot.draw(results, options.plot)
+    ending.ignore()
     return status or (1 if results and results.failed() else 0)
 
 

@@ -37,6 +37,11 @@ class Ending:
         for number in SIGNALS:
             signal.signal(number, self._note)
 
+    def ignore(self) -> None:
+        """From here on they are nobody's; else the interpreter would let one kill it while it ends."""
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.arrived = self.arrived or number
         self._raise()

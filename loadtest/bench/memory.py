@@ -14,7 +14,7 @@ from loadtest.bench import cpu, maildrops
 from loadtest.bench.holding import Clients, allow_descriptors, read_slowly
 from loadtest.bench.kinds import Gpop
 from loadtest.bench.load import Result
-from loadtest.bench.maildrops import BIG
+from loadtest.bench.maildrops import BIG, BIG_OCTETS, Profile
 from loadtest.bench.measuring import Cell, Memory
 from loadtest.bench.servers import Server
 from loadtest.bench.stages import Ground, Stage, progress
@@ -24,6 +24,8 @@ PSS = ("Pss",)
 ANONYMOUS = ("Pss_Anon",)
 SIZE = "20"
 ONE_BIG = next(iter(BIG))
+# A fourth of it: what is the same for both does not grow with the message.
+QUARTER = Profile("quarter", 1, 1, BIG_OCTETS // 4)
 # Connections and sessions that are opened and closed before anything is measured: what is made once is made.
 WARMING = 50
 FRONTS = 2
@@ -31,6 +33,7 @@ LABELS = {
     "idle": "idle conn.",
     "session": "session",
     "retr-small": "RETR 8 KB",
+    "retr-quarter": "RETR 12 MB",
     "retr-big": "RETR 50 MB",
     "retr-big-anon": "of it anon.",
 }
@@ -51,7 +54,7 @@ def run(ground: Ground) -> Iterator[list[Cell]]:
                 server.most_connections = connections + WARMING
         stage.start(
             servers,
-            [maildrops.profile(SIZE, ground.idle_sessions), maildrops.profile(ONE_BIG, 1)],
+            [maildrops.profile(SIZE, ground.idle_sessions), QUARTER, maildrops.profile(ONE_BIG, 1)],
         )
         for server in servers:
             cells = {
@@ -69,7 +72,8 @@ def run(ground: Ground) -> Iterator[list[Cell]]:
 
 def _measure(stage: Stage, server: Server, connections: int, sessions: int, cells: dict[str, Cell]) -> None:
     drops = server.tree.of(SIZE)[:sessions]
-    everything = [*drops, *server.tree.of(ONE_BIG)]
+    (quarter,), (big,) = server.tree.of(QUARTER.label)[:1], server.tree.of(ONE_BIG)[:1]
+    everything = [*drops, quarter, big]
     for _ in range(2):
         stage.load.run(server.port, "poll", everything, WARMING, 0, len(everything))
 
@@ -84,7 +88,7 @@ def _measure(stage: Stage, server: Server, connections: int, sessions: int, cell
     cells["idle"].note(Memory(_added(server, PRIVATE, clients_hold(count)) / count, count))
     _added(server, PSS, clients_log_in)
     cells["session"].note(Memory(_added(server, PSS, clients_log_in) / len(drops), len(drops)))
-    for label, drop in (("retr-small", drops[0]), ("retr-big", server.tree.of(ONE_BIG)[0])):
+    for label, drop in (("retr-small", drops[0]), ("retr-quarter", quarter), ("retr-big", big)):
         looks: list[tuple[float, float]] = []
         read_slowly(
             server.port,

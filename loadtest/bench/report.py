@@ -176,6 +176,9 @@ def _notes(results: Results, scenario: str) -> Iterator[str]:
         )
     if scenario == "memory":
         lines += memory.MEANINGS
+        if (grown := targets.growth(results, scenario)) is not None:
+            verdict = targets.NO_GROWTH.verdict(grown)
+            lines.append(f"gpop: 50 MB add {rounded(grown)} of what 12 MB do ({verdict}).")
         lines += _counts(results)
     if scenario == "scale":
         lines += _limits(results)

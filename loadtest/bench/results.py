@@ -69,9 +69,7 @@ class Results:
         found = list(dict.fromkeys(cell["server"] for cell in self.cells if cell["scenario"] == scenario))
         named: list[str] = list(self.about["servers"])
         place = {name: number for number, name in enumerate(named)}
-        return sorted(
-            found, key=lambda name: (not is_gpop(name), place.get(name, len(named)) if name in place else 99)
-        )
+        return sorted(found, key=lambda name: (not is_gpop(name), place.get(name, len(named))))
 
     def labels(self, scenario: str) -> list[str]:
         return list(dict.fromkeys(cell["label"] for cell in self.cells if cell["scenario"] == scenario))

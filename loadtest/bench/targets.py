@@ -59,8 +59,11 @@ TARGETS: dict[tuple[str, str, str], tuple[Target, ...]] = {
 }
 # STAT at the largest maildrop costs so many times what it does at the smallest.
 FLAT = Target(1.1)
+# A message of 50 MB adds so many times what one of a fourth of it does; four would be growing with it.
+# Not 1: the page cache has pieces of up to 2 MiB, and it is chance how many of them are mapped at once.
+NO_GROWTH = Target(1.5)
 # What a server grows by is next to nothing with most: a ratio of that says nothing.
-NOT_COMPARED = ("retr-small", "retr-big", "retr-big-anon")
+NOT_COMPARED = ("retr-small", "retr-quarter", "retr-big", "retr-big-anon")
 # Comparisons that are shown whether there is a limit or not.
 ALWAYS = (("gpop", TUNED), ("gpop", ISOLATING))
 
@@ -94,6 +97,12 @@ def target(scenario: str, label: str, metric: str, subject: str, against: str) -
         if (each.subject, each.against) == (subject, against):
             return each
     return None
+
+
+def growth(results: Results, scenario: str) -> float | None:
+    """How many times as much gpop needs for a message of 50 MB as for a fourth of it."""
+    less, more = (results.median(scenario, label, "gpop", "kib") for label in ("retr-quarter", "retr-big"))
+    return more / less if less and more is not None else None
 
 
 def flatness(results: Results, scenario: str) -> tuple[str, str, float] | None:
