@@ -1,8 +1,8 @@
 """
 What sessions do: what each sends, and what it has to be answered.
 
-A script is a generator that yields what to send and is given the replies; it knows of no socket. Each reply is
-verified against what the maildrop holds.
+A script is a generator that yields what to send and is given the replies; it knows of no socket. Each reply
+is verified against what the maildrop holds.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def comparisons(results: Results, scenario: str, columns: list[tuple[str, str]])
         for target in TARGETS.get((scenario, label, metric), ()):
             wanted.append((target.subject, target.against))
     gpops = [server for server in servers if is_gpop(server)]
-    wanted += [(server, "gpop") for server in gpops if "@" in server]
+    wanted += [(server, "gpop") for server in gpops if server != "gpop"]
     for subject, against in dict.fromkeys(wanted):
         if subject in servers and opponents(servers, against):
             yield subject, against
