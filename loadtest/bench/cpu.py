@@ -195,6 +195,18 @@ def new_meter(name: str, wanted: str = "auto") -> Meter:
     return ProcessTree()
 
 
+def kind_here(wanted: str = "auto") -> str:
+    """
+    Return the kind of meter that can be had here.
+
+    Raises:
+        OSError: as `new_meter`.
+    """
+    meter = new_meter(f"{os.getpid()}-first", wanted)
+    meter.remove()
+    return meter.kind
+
+
 def settled(meter: Meter, limit_s: float = 1.5) -> Usage:
     """Wait until the server is at rest (sessions have ended and are reaped), and return its usage."""
     deadline = time.monotonic() + limit_s
@@ -214,11 +226,11 @@ def _v2(name: str) -> Meter:
     Raises:
         OSError: that can't be done here.
     """
-    return GroupV2(_own_group("cgroup2", "") / f"gpop-bench-{os.getpid()}-{name}")
+    return GroupV2(_own_group("cgroup2", "") / f"gpop-bench-{name}")
 
 
 def _v1(name: str) -> Meter:
-    return GroupV1(_own_group("cgroup", "cpuacct") / f"gpop-bench-{os.getpid()}-{name}")
+    return GroupV1(_own_group("cgroup", "cpuacct") / f"gpop-bench-{name}")
 
 
 def _own_group(file_system: str, controller: str) -> Path:

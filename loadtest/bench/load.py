@@ -2,12 +2,13 @@
 Load: POP3 sessions against a server, each reply verified, in a process of its own.
 
 `Load` is the handle, `python -m loadtest.bench.load` the process: a JSON job a line in, a JSON result a
-line out. One loop over epoll drives all sessions; a scenario is a generator that sends octets and is given
-replies. A reply that is not what the maildrop holds is an error, and a figure with errors is no figure.
+line out. One loop over epoll drives all sessions; what they do is in `scripts`. A reply that is not what the
+maildrop holds is an error, and a figure with errors is no figure.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import socket
@@ -15,38 +16,20 @@ import statistics
 import subprocess
 import sys
 import time
-import zlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loadtest.bench.maildrops import PASSWORD, Maildrop
+from loadtest.bench.maildrops import Maildrop
+from loadtest.bench.scripts import SCENARIOS, Account, Ask, Script, WrongReply
 
 TOP = Path(__file__).resolve().parents[2]
 RECEIVE_OCTETS = 1 << 20
 ERRORS_KEPT = 5
+END_TIMEOUT_S = 1.0
 TERMINATOR = b"\r\n.\r\n"
-
-# What a script asks for: octets to send, and whether the reply to wait for has many lines.
-Ask = tuple[bytes, bool]
-Script = Generator[Ask, bytes, None]
-
-
-class WrongReply(Exception):
-    """The server did not say what it should; the text says what it said instead."""
-
-
-@dataclass(slots=True)
-class Account:
-    """Whom a session logs in as, where, and what it has to find."""
-
-    port: int
-    name: str
-    count: int
-    octets: int
-    checksum: int
 
 
 @dataclass(slots=True)
@@ -59,109 +42,6 @@ class Result:
     p50_ms: float = 0.0
     p99_ms: float = 0.0
     errors: list[str] = field(default_factory=list)
-
-
-# Scenarios
-
-
-def _login(account: Account) -> Script:
-    yield from _single(b"")
-    yield from _single(b"USER %s\r\n" % account.name.encode())
-    yield from _single(b"PASS %s\r\n" % PASSWORD.encode())
-    reply = yield from _single(b"STAT\r\n")
-    if reply.split()[1:3] != [b"%d" % account.count, b"%d" % account.octets]:
-        raise WrongReply(f"STAT: {reply!r}, but there are {account.count} messages, {account.octets} octets")
-
-
-def _single(command: bytes) -> Generator[Ask, bytes, bytes]:
-    reply = yield command, False
-    if not reply.startswith(b"+OK"):
-        raise WrongReply(f"{command.split(b' ')[0]!r}: {reply[:200]!r}")
-    return reply
-
-
-def _stat(account: Account) -> Script:
-    yield from _login(account)
-    yield from _single(b"QUIT\r\n")
-
-
-def _poll(account: Account) -> Script:
-    yield from _login(account)
-    _verify_unique_ids(account, (yield b"UIDL\r\n", True))
-    yield from _single(b"QUIT\r\n")
-
-
-def _retr(account: Account) -> Script:
-    """Every message, one after the other."""
-    yield from _login(account)
-    total = Sum()
-    for number in range(1, account.count + 1):
-        total.add((yield b"RETR %d\r\n" % number, True))
-    total.verify(account)
-    yield from _single(b"QUIT\r\n")
-
-
-def _retr_pipelined(account: Account) -> Script:
-    """Every message, all asked for at once."""
-    yield from _login(account)
-    commands = b"".join(b"RETR %d\r\n" % number for number in range(1, account.count + 1))
-    total = Sum()
-    for _ in range(account.count):
-        total.add((yield commands, True))
-        commands = b""
-    total.verify(account)
-    yield from _single(b"QUIT\r\n")
-
-
-SCENARIOS: dict[str, Callable[[Account], Script]] = {
-    "stat": _stat,
-    "poll": _poll,
-    "retr": _retr,
-    "retr-pipelined": _retr_pipelined,
-}
-
-
-class Sum:
-    """Adds up what RETR sent, with byte-stuffing taken off."""
-
-    def __init__(self) -> None:
-        self.octets = 0
-        self.checksum = 0
-
-    def add(self, reply: bytes) -> None:
-        if not reply.startswith(b"+OK"):
-            raise WrongReply(f"RETR: {reply[:200]!r}")
-        # From the line end of the status line on, so that a dot at the very start is found like any other.
-        stuffed = reply[reply.index(b"\r\n") : -3]
-        message = stuffed.replace(b"\r\n..", b"\r\n.")[2:]
-        self.octets += len(message)
-        self.checksum = (self.checksum + zlib.crc32(message)) & 0xFFFFFFFF
-
-    def verify(self, account: Account) -> None:
-        if (self.octets, self.checksum) != (account.octets, account.checksum):
-            raise WrongReply(f"RETR: {self.octets} octets instead of {account.octets}, or others")
-
-
-# What a server said once and was found right need not be taken apart again.
-_verified: dict[tuple[int, str], int] = {}
-
-
-def _verify_unique_ids(account: Account, reply: bytes) -> None:
-    key = account.port, account.name
-    if _verified.get(key) == hash((account.count, reply)):
-        return
-    lines = reply.split(b"\r\n")[:-2]
-    if not lines or not lines[0].startswith(b"+OK") or len(lines) != account.count + 1:
-        raise WrongReply(f"UIDL: {len(lines) - 1} lines instead of {account.count}: {reply[:100]!r}")
-    seen = set()
-    for number, line in enumerate(lines[1:], 1):
-        head, _, unique_id = line.partition(b" ")
-        if head != b"%d" % number or not 1 <= len(unique_id) <= 70:
-            raise WrongReply(f"UIDL: {line!r} as line {number}")
-        seen.add(unique_id)
-    if len(seen) != account.count:
-        raise WrongReply("UIDL: two messages have one unique-id")
-    _verified[key] = hash((account.count, reply))
 
 
 # Sessions
@@ -352,7 +232,20 @@ class Load:
         at_least: int = 1,
     ) -> Result:
         """Have sessions made, and return what came of them."""
-        assert self.process.stdin and self.process.stdout
+        self.begin(port, scenario, maildrops, concurrency, seconds, at_least)
+        return self.finish()
+
+    def begin(
+        self,
+        port: int,
+        scenario: str,
+        maildrops: Iterable[Maildrop],
+        concurrency: int,
+        seconds: float = 0.0,
+        at_least: int = 1,
+    ) -> None:
+        """Have sessions made meanwhile; `finish` waits for them."""
+        assert self.process.stdin
         accounts = [
             {"name": each.name, "count": each.count, "octets": each.octets, "checksum": each.checksum}
             for each in maildrops
@@ -367,16 +260,28 @@ class Load:
         }
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
+
+    def finish(self) -> Result:
+        """Return what came of the sessions that were begun."""
+        assert self.process.stdout
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"the load generator ended with status {self.process.wait()}")
         return Result(**json.loads(line))
 
     def close(self) -> None:
-        """End the process."""
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
+        """End the process, also in the middle of something."""
+        assert self.process.stdin and self.process.stdout
+        if self.process.returncode is not None:
+            return
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
 
 
 def main() -> None:

@@ -27,8 +27,9 @@ PASSWORD = "open-sesame"
 FIRST_DELIVERY = 1_700_000_000
 DISTINCT_MESSAGES = 500
 LINKED_FROM = 10_000
+MOST_TYPICAL_OCTETS = 64 * 1024
 BIG_OCTETS = 50_000_000
-BIG = {"big": "one of 50 MB", "big-dots": "one of 50 MB with dot lines"}
+BIG = {"big": "one of 50 MB", "big-dots": "the same, dots"}
 
 # What the servers keep beside the mail; each glob is relative to a Maildir.
 CACHES = (
@@ -197,8 +198,8 @@ def _messages(of: Profile) -> Iterator[Message]:
     texts = {dots: _text(chance, dots) for dots in (False, True)}
     for number in range(min(of.count, DISTINCT_MESSAGES)):
         size = of.octets
-        if of.label not in BIG:
-            size = min(64 * 1024, max(600, int(size * chance.lognormvariate(0, 0.6))))
+        if size <= MOST_TYPICAL_OCTETS:
+            size = min(MOST_TYPICAL_OCTETS, max(600, int(size * chance.lognormvariate(0, 0.6))))
         text = texts[number % 20 == 19 or of.label == "big-dots"]
         head = (
             f"Return-Path: <sender{number}@example.org>\nReceived: from mx.example.org (192.0.2.7)\n"

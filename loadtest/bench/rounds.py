@@ -7,15 +7,14 @@ machine does; CPU time does so much less, and ratios between servers in one roun
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
-from loadtest.bench import cpu
-from loadtest.bench.load import Load, Result
-from loadtest.bench.maildrops import BIG, Maildrop, Post
+from loadtest.bench.load import Result
+from loadtest.bench.maildrops import BIG, Maildrop
+from loadtest.bench.measuring import Cell, Figure, measure
 from loadtest.bench.servers import NotHere, Server
+from loadtest.bench.stages import Stage, progress
 
 # Dovecot looks at a folder again if it changed less than a second or two before: not what is measured here.
 DOVECOT_RACY_S = 2.2
@@ -26,56 +25,17 @@ AFTER_DELIVERY_S = 0.05
 RETR_ONE_BY_ONE = 100
 RETR_PIPELINED = 2000
 
-TITLES = {
-    "stat": "STAT only (USER PASS STAT QUIT), no new mail",
-    "poll": "Poll (USER PASS STAT UIDL QUIT), no new mail",
-    "refresh": "Refresh: a poll after one message was delivered",
-    "rebuild": "Rebuild: a poll after everything that the server keeps beside the mail was lost",
-    "retr": "RETR of every message",
-}
-
-
-@dataclass(slots=True)
-class Figure:
-    """What one round came to; milliseconds of CPU time are per session."""
-
-    cpu_ms: float
-    user_ms: float
-    system_ms: float
-    sessions: int
-    seconds: float
-    p50_ms: float
-    p99_ms: float
-    by_process: dict[str, float]  # milliseconds as well
-
-
-@dataclass(slots=True)
-class Cell:
-    """One server in one scenario at one size."""
-
-    scenario: str
-    label: str
-    server: str
-    concurrency: int
-    rounds: list[Figure | None] = field(default_factory=list)  # None: no figure, `errors` or stderr say why
-    errors: list[str] = field(default_factory=list)  # replies that were wrong
-
 
 class Bench:
     """Servers that run, and what is done to them."""
 
-    def __init__(
-        self, servers: list[Server], post: Post, rounds: int, seconds: float, concurrency: int
-    ) -> None:
-        self.servers = servers
-        self.post = post
+    def __init__(self, stage: Stage, rounds: int, seconds: float, concurrency: int) -> None:
+        self.servers = list(stage.servers)
+        self.post = stage.post
+        self.load = stage.load
         self.rounds = rounds
         self.seconds = seconds
         self.concurrency = concurrency
-        self.load = Load()
-
-    def close(self) -> None:
-        self.load.close()
 
     def prime(self, labels: list[str]) -> None:
         """
@@ -110,13 +70,8 @@ class Bench:
             # Nobody is always the first, or always follows the same one.
             self.servers.append(self.servers.pop(0))
             for server, found in measures[scenario](label):
-                if isinstance(found, Figure):
-                    cells[server.name].rounds.append(found)
-                    continue
-                cells[server.name].rounds.append(None)
-                cells[server.name].errors += found.errors
-                why = found.errors or "too little CPU time for this meter"
-                print(f"{server.name}, {scenario} {label}, round {number}: {why}", file=sys.stderr)
+                if why := cells[server.name].note(found):
+                    progress(f"{server.name}, {scenario} {label}, round {number}: {why}")
         return list(cells.values())
 
     # Scenarios
@@ -166,33 +121,7 @@ class Bench:
     def _measured(
         self, server: Server, script: str, maildrops: list[Maildrop], seconds: float = 0.0
     ) -> Figure | Result:
-        """
-        Return what sessions cost; the Result instead if one went wrong, or they cost too little to tell.
-
-        Without `seconds`: one session for each maildrop.
-        """
-        at_least = self.concurrency if seconds else len(maildrops)
-        before = cpu.settled(server.meter)
-        processes_before = server.by_process()
-        result = self.load.run(server.port, script, maildrops, self.concurrency, seconds, at_least)
-        used = cpu.settled(server.meter) - before
-        if result.failed or not result.sessions or used.total <= server.meter.least_s:
-            return result
-        per_session_ms = 1e3 / result.sessions
-        by_process = {
-            kind: (seconds_now - processes_before[kind]) * per_session_ms
-            for kind, seconds_now in server.by_process().items()
-        }
-        return Figure(
-            cpu_ms=used.total * per_session_ms,
-            user_ms=used.user * per_session_ms,
-            system_ms=used.system * per_session_ms,
-            sessions=result.sessions,
-            seconds=result.seconds,
-            p50_ms=result.p50_ms,
-            p99_ms=result.p99_ms,
-            by_process=by_process,
-        )
+        return measure(self.load, server, script, maildrops, self.concurrency, seconds)
 
 
 def retr_script(label: str) -> str:

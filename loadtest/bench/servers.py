@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import socket
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from loadtest.bench import cpu
 from loadtest.bench.accounts import Accounts
+from loadtest.bench.ending import ending
 from loadtest.bench.maildrops import Tree
 
 START_TIMEOUT_S = 30.0
@@ -35,10 +37,13 @@ class Server:
     """One server; a kind of server says what is written into its folder, and what is started."""
 
     one_uid = False  # all mail belongs to one user
+    cores: frozenset[int] = frozenset()  # the only ones that its processes run on; none: all
+    # Connections that a client may hold idle before it logs in, without a limit of the server in the way.
+    most_connections = 300
 
     def __init__(self, name: str, folder: Path, accounts: Accounts) -> None:
         self.name = name
-        self.folder = folder / name.replace("/", "_")
+        self.folder = folder / re.sub(r"[^\w.@-]+", "_", name)
         self.accounts = accounts
         self.tree = Tree(folder / f"{self.folder.name}.mail", self.one_uid)
         self.port = 0
@@ -98,8 +103,10 @@ class Server:
         mounts = self.mounts()
         if mounts:
             command = _in_namespace(mounts, command)
-        self.meter = cpu.new_meter(self.folder.name, meter)
-        with open(self.log, "ab") as log:
+        if self.cores:
+            command = ["taskset", "--cpu-list", ",".join(map(str, sorted(self.cores))), *command]
+        with ending.held(), open(self.log, "ab") as log:
+            self.meter = cpu.new_meter(f"{os.getpid()}-{self.port}-{self.folder.name}", meter)
             self.process = subprocess.Popen(
                 self.meter.enter(command),
                 stdin=subprocess.DEVNULL,
@@ -108,7 +115,7 @@ class Server:
                 cwd="/",
                 start_new_session=True,
             )
-        self.meter.started(self.process.pid)
+            self.meter.started(self.process.pid)
         self._wait_for_greeting(self.process)
 
     def _wait_for_greeting(self, process: subprocess.Popen[bytes]) -> None:
@@ -125,7 +132,12 @@ class Server:
 
     def stop(self) -> None:
         """End every process of it."""
+        with ending.held():
+            self._stop()
+
+    def _stop(self) -> None:
         if self.process is None:
+            self.meter.remove()
             return
         known = cpu.identified(self.meter.pids())
         self.process.terminate()
