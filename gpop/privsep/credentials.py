@@ -113,7 +113,8 @@ def rehearse_becoming_user(
         directory, _ = _become(0, 0, os.getgroups(), home, maildir, jail)
     finally:
         os.fchdir(root)
-        os.chroot(".")
+        if jail != "none":
+            os.chroot(".")
         os.close(root)
     try:
         _verify_dropped(0, 0)
