@@ -132,6 +132,36 @@ def test_a_front_is_the_service_user_in_an_empty_jail(server):
         assert os.listdir(f"/proc/{pid}/root/") == []
 
 
+@pytest.mark.parametrize("jail", ["maildir", "home", "none"])
+def test_the_broker_is_as_it_was_after_its_rehearsal(jail):
+    """It is still root, in no jail, with its own limits; nothing is left open or lying about."""
+    site = Site(session__jail=jail)
+    try:
+        with Server(site) as server:
+            server.pop().quit()
+            _assert_unchanged(server)
+    finally:
+        site.remove()
+
+
+def _assert_unchanged(server):
+    own = status_of(os.getpid())
+    broker = server.process.pid
+    assert os.readlink(f"/proc/{broker}/root") == os.readlink(f"/proc/{broker}/cwd") == "/"
+    status = status_of(broker)
+    assert status["Uid"].split() == status["Gid"].split() == ["0"] * 4
+    assert status["Groups"].split() == own["Groups"].split()
+    assert status["SigBlk"] == "0" * 16
+    limits = Path(f"/proc/{broker}/limits").read_text()
+    ours = Path("/proc/self/limits").read_text()
+    assert [line for line in limits.splitlines() if "core" not in line] == [
+        line for line in ours.splitlines() if "core" not in line
+    ]
+    opened = [os.readlink(f"/proc/{broker}/fd/{fd}") for fd in os.listdir(f"/proc/{broker}/fd")]
+    assert not [path for path in opened if "rehearsal" in path]
+    assert not list((server.site.path / "run").glob("rehearsal*"))
+
+
 def test_no_session_holds_a_password(server):
     """The memory of a session holds no password: neither its own login's nor an earlier one's."""
     server.pop("user0").quit()
