@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["SIG_DFL", "SIG_IGN", "handle", "set_wakeup_fd"]
 
 TERM, INT, HUP, KILL = _signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGKILL
-USR1 = _signal.SIGUSR1
+USR1, CHLD = _signal.SIGUSR1, _signal.SIGCHLD
 ALL = (TERM, INT, HUP, USR1)
 # These end a session, or may; UPDATE is not to be interrupted by them.
 ENDING = (TERM, USR1)

@@ -17,6 +17,7 @@ import signal
 import struct
 from collections.abc import Iterable, Sequence
 
+from gpop import signals
 from gpop.accounts.account import AUTH, SYS_PERM, SYS_TEMP, Accepted, Account, Refused, Verdict
 from gpop.accounts.sources import Request, Source, decide
 
@@ -120,9 +121,9 @@ def _run(
         os.setsid()
         gc.disable()  # it ends soon; a collection would only copy auth's pages
         close_all_but(sorted({0, 1, 2, writer, *keep}))
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
+        signals.set_wakeup_fd(-1)
+        for number in (signals.TERM, signals.INT, signals.HUP, signals.CHLD):
+            signals.handle(number, signals.SIG_DFL)
         try:
             verdict = decide(sources, request, only)
         except Exception as error:
