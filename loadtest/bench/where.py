@@ -3,8 +3,8 @@ Where the time of a poll goes: a table by process of gpop, from samples that per
 
     python -m loadtest.bench.where [--seconds S] [--scenario poll|stat] [--json FILE]
 
-perf itself makes everything dearer, page faults most: read the columns as shares. It is Debian's
-package linux-perf.
+perf itself makes everything dearer, page faults most: read the columns as shares. It looks at the whole
+machine, and takes other processes of Python for sessions: run none. It is Debian's package linux-perf.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from loadtest.bench import cpu, maildrops
+from loadtest.bench import maildrops
 from loadtest.bench.kinds import Gpop
 from loadtest.bench.servers import NotHere
 from loadtest.bench.stages import Ground, Stage, ground
@@ -39,20 +39,21 @@ PLACES = {
     "system calls": {"do_syscall_64", "entry_SYSCALL_64_after_hwframe", "el0_svc"},
 }
 
-Sample = tuple[int, list[str], bool]
+Sample = tuple[str, int, list[str], bool]
 
 
 def samples(lines: Iterable[str]) -> Iterator[Sample]:
-    """Yield pid, functions of the stack, innermost first, and whether that one is the kernel's."""
-    pid, in_kernel = 0, False
+    """Yield command, pid, functions of the stack, innermost first, and whether that one is the kernel's."""
+    command, pid, in_kernel = "", 0, False
     stack: list[str] = []
     for line in (*lines, ""):
         if not line.strip():
             if stack:
-                yield pid, stack, in_kernel
+                yield command, pid, stack, in_kernel
             stack = []
         elif not line[0].isspace():
-            pid = int(line.split()[-1])
+            command, _, number = line.rstrip().rpartition(" ")
+            command, pid = command.strip(), int(number)
         else:
             _, _, rest = line.strip().partition(" ")
             function, _, binary = rest.rpartition(" (")
@@ -69,11 +70,12 @@ def column_of(stack: list[str], in_kernel: bool) -> str:
     return "switches" if in_kernel else "Python"
 
 
-def table_of(lines: Iterable[str], rows: dict[int, str]) -> dict[str, Counter[str]]:
-    """Count samples by row and column; processes that are in no row are sessions."""
+def table_of(lines: Iterable[str], rows: dict[int, str], command: str) -> dict[str, Counter[str]]:
+    """Count samples by row and column; processes that are in no row, and run this command, are sessions."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for pid, stack, in_kernel in samples(lines):
-        counts[rows.get(pid, "session")][column_of(stack, in_kernel)] += 1
+    for name, pid, stack, in_kernel in samples(lines):
+        if pid in rows or name == command:
+            counts[rows.get(pid, "session")][column_of(stack, in_kernel)] += 1
     return counts
 
 
@@ -86,9 +88,24 @@ def measure(stage: Stage, scenario: str, seconds: float) -> tuple[dict[str, Coun
         stage.load.run(server.port, "poll", drops, CONCURRENCY, 0, 10 * len(drops))
     rows = {pid: kind for kind in ("front", "auth") for pid in server.processes(kind)}
     rows[server.pid] = "broker"
+    rows |= dict.fromkeys((os.getpid(), stage.load.process.pid), "the bench")
+    broker = Path(f"/proc/{server.pid}/comm").read_text().strip()
     kept = str(stage.folder / "perf.data")
-    command = ["perf", "record", "-q", "-e", "cpu-clock", "-F", str(SAMPLES_PER_SECOND), "-g", "-o", kept]
-    perf = subprocess.Popen([*command, "-p", ",".join(map(str, rows))])
+    # Of the whole machine: of one process and its children it leaves out their ends.
+    command = [
+        "perf",
+        "record",
+        "-q",
+        "-e",
+        "cpu-clock",
+        "-F",
+        str(SAMPLES_PER_SECOND),
+        "-g",
+        "-a",
+        "-o",
+        kept,
+    ]
+    perf = subprocess.Popen(command)
     try:
         time.sleep(0.5)
         found = stage.load.run(server.port, scenario, drops, CONCURRENCY, seconds)
@@ -96,9 +113,13 @@ def measure(stage: Stage, scenario: str, seconds: float) -> tuple[dict[str, Coun
         perf.send_signal(signal.SIGINT)
         perf.wait()
     script = subprocess.run(
-        ["perf", "script", "-i", kept, "-F", "pid,ip,sym,dso"], capture_output=True, text=True, check=True
+        ["perf", "script", "-i", kept, "-F", "comm,pid,ip,sym,dso"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    return table_of(script.stdout.splitlines(), rows), found.sessions
+    counts = table_of(script.stdout.splitlines(), rows, broker)
+    return {row: counts[row] for row in ROWS}, found.sessions
 
 
 def report(counts: dict[str, Counter[str]], sessions: int) -> str:
@@ -126,9 +147,7 @@ def main() -> int:
         return 2
 
     def make(folder: Path) -> Ground:
-        return Ground(
-            folder, {"gpop": Gpop}, 1, options.seconds, CONCURRENCY, 0, 0, "", cpu.kind_here("auto")
-        )
+        return Ground(folder, {"gpop": Gpop}, 1, options.seconds, CONCURRENCY, 0, 0, "", "auto")
 
     try:
         with ground(make, None) as place, place.stage() as stage:
