@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from gpop.maildrop.hit import Hit
     from gpop.stream import Stream
 
+# A longer response goes from the file to the client: nobody copies it, and no memory is asked for.
+MAX_BATCHED_OCTETS = 8192
 # Longer than any command that is answered here.
 MAX_UNREAD_OCTETS = 255
 
@@ -45,7 +47,7 @@ def answer(stream: Stream, hit: Hit, unread: bytes) -> bytes | None:
             stream.send(b"+OK %d %d\r\n" % (count, octets))
         elif command == b"UIDL" or command == b"LIST":
             start, end = (HEADER_OCTETS, uidl_end) if command == b"UIDL" else (uidl_end, list_end)
-            if body:
+            if body and end - start <= MAX_BATCHED_OCTETS:
                 stream.send(body[start - HEADER_OCTETS : end - HEADER_OCTETS])
             else:
                 stream.send_file(fd, start, end - start)

@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from gpop import poll
 from tests.serving import PASSWORD
 
 LOGIN = f"USER user0\r\nPASS {PASSWORD}\r\n".encode()
@@ -75,3 +76,17 @@ def test_a_client_that_leaves_in_the_middle(server):
     server.wait_for_event("session_closed", before + 1)
     assert server.events("session_closed")[-1]["close_reason"] == "disconnect"
     assert spoken(server, SCRIPTS["the poll"]).endswith(b"+OK bye\r\n")
+
+
+def test_a_long_response_is_the_same_as_well(server):
+    """One that is sent from the file and not from memory, in the middle of others that are."""
+    for number in range(300):
+        server.site.deliver(b"Subject: %d\n\nmany\n" % number)
+    spoken(server, SCRIPTS["the poll"])
+    script = SCRIPTS["everything"]
+    reset, _, expected = spoken(server, LONG_WAY + script).partition(b"\r\n")
+    assert reset.startswith(b"+OK") and expected.count(b"\r\n") > 600
+    listing = expected[expected.index(b"+OK unique-id") :]
+    assert listing.index(b"\r\n.\r\n") > poll.MAX_BATCHED_OCTETS
+    assert spoken(server, script) == expected
+    assert server.events("session_closed")[-1]["cache"] == "hit"
