@@ -30,7 +30,6 @@ from collections.abc import Callable
 from gpop import events
 from gpop.accounts import starting
 from gpop.accounts.account import SYS_PERM, SYS_TEMP, Accepted, Refused, Verdict
-from gpop.accounts.checker import place
 from gpop.accounts.deciding import Attempt, Decider
 from gpop.accounts.penalties import packed
 from gpop.accounts.sources import Source
@@ -409,6 +408,6 @@ def main(arguments: list[str]) -> int:
         return 1
     except Exception as error:
         # The one outermost handler. No traceback: frames hold passwords.
-        log.write("process_fault", "error", problem=place(error))
+        log.write("process_fault", "error", problem=events.place(error))
         return 1
     return 0

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from gpop import signals
 from gpop.accounts.account import AUTH, SYS_PERM, SYS_TEMP, Accepted, Account, Refused, Verdict
 from gpop.accounts.sources import Request, Source, decide
+from gpop.events import place
 
 LENGTH = struct.Struct("!I")
 # Groups and two paths of the greatest length, as JSON, every octet escaped.
@@ -134,21 +135,6 @@ def _run(
             octets = octets[os.write(writer, octets) :]
     finally:
         os._exit(0)
-
-
-def place(error: BaseException) -> str:
-    """
-    Name an error and where it came from.
-
-    Its text and the frames' values stay out: one of them may be a password.
-    """
-    where = error.__traceback__
-    while where and where.tb_next:
-        where = where.tb_next
-    if where is None:
-        return type(error).__name__
-    file_name = os.path.basename(where.tb_frame.f_code.co_filename)
-    return f"{type(error).__name__} at {file_name}:{where.tb_lineno}"
 
 
 def _descendants(pid: int) -> list[int]:
