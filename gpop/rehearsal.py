@@ -57,7 +57,7 @@ def rehearse(folder: str, settings: SessionSettings, options: Options) -> None:
         for _ in range(POLLS):
             _play(maildir, POLL, settings, options)
     finally:
-        signals.set_wakeup_fd(wakeup_fd)
+        signals.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
         signals.release(actions)
         _remove(maildir)
 

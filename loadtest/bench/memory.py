@@ -8,6 +8,7 @@ counts shared pages in parts, so its sum is what is really there. Buffers of soc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from loadtest.bench import cpu, maildrops
@@ -90,15 +91,16 @@ def _measure(stage: Stage, server: Server, connections: int, sessions: int, cell
     cells["session"].note(Memory(_added(server, PSS, clients_log_in) / len(drops), len(drops)))
     for label, drop in (("retr-small", drops[0]), ("retr-quarter", quarter), ("retr-big", big)):
         looks: list[tuple[float, float]] = []
-        read_slowly(
-            server.port,
-            drop,
-            lambda looks=looks: looks.append((used_kib(server, PSS), used_kib(server, ANONYMOUS))),  # type: ignore[misc]
-        )
+        read_slowly(server.port, drop, partial(_look, server, looks))
         for kind, at in ((label, 0), (f"{label}-anon", 1)):
             if kind in cells:
                 series = [look[at] for look in looks]
                 cells[kind].note(Memory(max(series) - series[0], 1))
+
+
+def _look(server: Server, looks: list[tuple[float, float]]) -> None:
+    """Note what the server uses now."""
+    looks.append((used_kib(server, PSS), used_kib(server, ANONYMOUS)))
 
 
 def _added(server: Server, fields: tuple[str, ...], hold: Callable[[Clients], None]) -> float:

@@ -12,6 +12,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from loadtest.bench import maildrops
 from loadtest.bench.kinds import Gpop
@@ -83,7 +84,7 @@ def run(ground: Ground) -> Iterator[list[Cell]]:
             progress(f"scale, round {number}")
             for layout in layouts:
                 group = sets[layout.name]
-                found = measure_all(group, lambda group=group: _load(group, loads, ground.seconds))  # type: ignore[misc]
+                found = measure_all(group, partial(_load, group, loads, ground.seconds))
                 if why := cells[layout.name].note(found):
                     progress(f"{layout.name}: {why}")
         yield list(cells.values())

@@ -17,6 +17,10 @@ import os
 import resource
 import sys
 
+TYPE_CHECKING = False  # this interpreter is to be as lean as the broker's
+if TYPE_CHECKING:
+    from typing import Any
+
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from gpop import broker, rehearsal, session, signals
@@ -43,9 +47,9 @@ class Settings:
 class Forker:
     """Forks sessions for one account, as the broker does for a login."""
 
-    def __init__(self, settings: object, home: bytes, uid: int) -> None:
+    def __init__(self, settings: Any, home: bytes, uid: int) -> None:
         self.settings = settings
-        self.options = session.maildrop_options(settings, b"0" * 32)  # type: ignore[arg-type]
+        self.options = session.maildrop_options(settings, b"0" * 32)
         self.login = messages.encode(
             messages.SERVE,
             uid=uid,
@@ -68,7 +72,7 @@ class Forker:
         channel.send(ours, messages.encode(messages.PIPELINED, octets=b""))
         pid = os.fork()
         if pid == 0:
-            session.run(self.login, stream.fileno(), theirs.fileno(), self.settings, self.options)  # type: ignore[arg-type]
+            session.run(self.login, stream.fileno(), theirs.fileno(), self.settings, self.options)
         # Before waiting: a session is not over until its client has taken everything.
         stream.close()
         replies = b""
@@ -103,7 +107,7 @@ def main() -> None:
     home, uid, sessions = os.fsencode(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     signals.install()
     forker = Forker(settings, home, uid)
-    rehearsal.rehearse(os.path.dirname(sys.argv[1]), forker.settings, forker.options)  # type: ignore[arg-type]
+    rehearsal.rehearse(os.path.dirname(sys.argv[1]), forker.settings, forker.options)
     gc.collect()
     gc.freeze()
     gc.disable()
