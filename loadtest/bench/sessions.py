@@ -17,14 +17,14 @@ import os
 import resource
 import sys
 
-TYPE_CHECKING = False  # this interpreter is to be as lean as the broker's
-if TYPE_CHECKING:
-    from typing import Any
-
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from gpop import broker, rehearsal, session, signals
 from gpop.privsep import channel, messages
+
+TYPE_CHECKING = False  # this interpreter is to be as lean as the broker's
+if TYPE_CHECKING:
+    from typing import Any
 
 assert broker  # loaded as it is where sessions are forked
 
