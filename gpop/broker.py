@@ -39,8 +39,8 @@ START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 5.0
 # How late a session's death, or a process's, may be noticed while nobody logs in.
 POLL_MS = 100
-# The longest frame that auth or a front sends the broker: a SERVE with long paths and many groups.
-MAX_ORDER_OCTETS = 20480
+# How often session processes that wait for another login are looked after.
+IDLE_POLL_MS = 10_000
 
 
 class Values:
@@ -65,7 +65,7 @@ class Broker:
         self.listening: dict[str, _socket.socket] = {}
         self.generations: list[Generation] = []
         self.processes: dict[int, Process] = {}
-        self.sessions = Sessions(log)
+        self.sessions = Sessions(log, self._watch, self._unwatch)
         self.signals: set[int] = set()
         self.ending = 0  # processes whose channel has closed and whose exit status is to come
         self.reader: ConfigReader | None = None
@@ -160,7 +160,7 @@ class Broker:
         return 1 if self.failed else 0
 
     def _stopped(self) -> bool:
-        return self.stop_at is not None and not self.processes and not self.sessions.running
+        return self.stop_at is not None and not self.processes and not self.sessions.pids()
 
     def _poll_timeout_ms(self) -> int | None:
         """
@@ -176,7 +176,9 @@ class Broker:
             or self.stop_at is not None
             or any(generation.missing or generation.state == STARTING for generation in self.generations)
         )
-        return POLL_MS if waits else None
+        if waits:
+            return POLL_MS
+        return IDLE_POLL_MS if self.sessions.reuse.pids() else None
 
     def _keep_time(self, now: float) -> None:
         for generation in self.generations:
@@ -186,6 +188,8 @@ class Broker:
                 self._starting_failed(generation, f"not ready within {START_TIMEOUT_S:.0f} s")
         if self.reader and now - self.reader.started > START_TIMEOUT_S:
             os.kill(self.reader.pid, signals.KILL)
+        if self.sessions.reuse.pids():
+            self.sessions.reuse.end_idle(now)
         if self.stop_at is not None and now >= self.stop_at:
             self._end_what_is_left(now)
 
@@ -217,7 +221,7 @@ class Broker:
 
     def _control_readable(self, process: Process) -> None:
         try:
-            octets, fds = channel.receive_octets(process.control, MAX_ORDER_OCTETS)
+            octets, fds = channel.receive_octets(process.control, messages.MAX_SERVE_OCTETS)
         except channel.ChannelClosed:
             # It ends; how, its status will say.
             self.ending += 1
@@ -383,6 +387,7 @@ class Broker:
             for sock in generation.listening.values():
                 sock.close()
             generation.drain(at_once=True)
+        self.sessions.reuse.end()
 
     def _end_what_is_left(self, now: float) -> None:
         if self.kill_at is None:
@@ -392,7 +397,7 @@ class Broker:
                 os.kill(pid, signals.TERM)
         elif now >= self.kill_at:
             self.kill_at = now + END_TIMEOUT_S
-            for pid in [*self.sessions.running, *self.processes]:
+            for pid in [*self.sessions.pids(), *self.processes]:
                 os.kill(pid, signals.KILL)
 
 

@@ -19,6 +19,8 @@ from gpop.privsep import channel, credentials, messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from gpop.config import SessionSettings
     from gpop.maildrop.opening import Options
 
@@ -94,7 +96,7 @@ def _play(maildir: str, script: bytes, settings: SessionSettings, options: Optio
             theirs.detach(),
             settings,
             options,
-            credentials.rehearse_becoming_user,
+            _enter,
             _omit,
             _omit,
         )
@@ -103,6 +105,21 @@ def _play(maildir: str, script: bytes, settings: SessionSettings, options: Optio
     finally:
         for sock in (client, stream, ours, theirs):
             sock.close()
+
+
+def _enter(login: dict[str, Any], settings: SessionSettings) -> int:
+    """As `session.enter`, but for what can't be taken back."""
+    if os.geteuid() != 0:
+        return session.enter(login, settings)
+    return credentials.rehearse_becoming_user(
+        login["uid"],
+        login["gid"],
+        login["groups"],
+        login["home"],
+        login["maildir"],
+        settings.jail,
+        (settings.first_valid_uid, settings.first_valid_gid),
+    )
 
 
 def _omit(*_arguments: int) -> None:

@@ -141,3 +141,7 @@ class Report:
         poller.register(self._channel, select.POLLOUT)
         poller.poll(TOTALS_TIMEOUT_MS)
         return self._send_at_once(octets)
+
+    def close(self) -> None:
+        """Close the channel: that is how the front learns that the session is over."""
+        self._channel.close()

@@ -1,21 +1,24 @@
 """
 PROCESS: the session. Forked from the broker; becomes the mail user, jailed in the maildrop.
 
-Speaks TRANSACTION and UPDATE with blocking calls, then ends. Until `become_user` returns
-this runs as root, and touches nothing but the account it was given. What a client asks for
-is answered by `poll` as long as that is the usual little, and else by `conversation`.
+Speaks TRANSACTION and UPDATE with blocking calls, then ends (`run`), or waits for another login
+where processes are reused (`run_again`). Until `become_user` returns this runs as root, and
+touches nothing but the account it was given. What a client asks for is answered by `poll` as
+long as that is the usual little, and else by `conversation`.
 """
 
 from __future__ import annotations
 
+import _socket
 import os
+import resource
 import time
 
 from gpop import poll, signals
 from gpop.conversation import BYE, Conversation
 from gpop.maildrop import hit, maildir, opening
 from gpop.pop3 import wire
-from gpop.privsep import credentials, messages
+from gpop.privsep import channel, credentials, messages
 from gpop.report import Report
 from gpop.stream import SessionEnd, Stream
 
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
     from gpop.config import SessionSettings
     from gpop.maildrop.hit import Hit
 
-    BecomeUser = Callable[[int, int, list[int], bytes, bytes, str, tuple[int, int]], int]
+    # Becomes the user of a login, and returns a descriptor of the Maildir.
+    Enter = Callable[[dict[str, Any], SessionSettings], int]
 
 # Exit status of a session whose front was gone when it ended.
 EXIT_UNREPORTED = 3
@@ -36,6 +40,29 @@ GREETING = wire.ok("maildrop locked and ready")
 UNAVAILABLE = wire.err("The maildrop can't be used now, please try again later", "SYS/TEMP")
 IN_USE = wire.err("The maildrop is in use by another session", "IN-USE")
 
+# What a process that is reused says between two sessions.
+FREE = messages.encode(messages.READY)
+# A session with another end than these is the last one of its process.
+ORDINARY_ENDS = ("quit", "disconnect", "autologout", "in_use")
+# A process that has grown this large (a large maildrop was listed anew) is not reused. Code shared with
+# others, some 12 MB, counts as well.
+MOST_KIB = 49152
+
+
+def enter(login: dict[str, Any], settings: SessionSettings) -> int:
+    """Become the mail user (where there is root to give up); returns the Maildir's descriptor."""
+    if os.geteuid() != 0:
+        return credentials.open_own_maildir(login["uid"], login["home"], login["maildir"])
+    return credentials.become_user(
+        login["uid"],
+        login["gid"],
+        login["groups"],
+        login["home"],
+        login["maildir"],
+        settings.jail,
+        (settings.first_valid_uid, settings.first_valid_gid),
+    )
+
 
 def run(
     octets: bytes,
@@ -43,7 +70,7 @@ def run(
     channel_fd: int,
     settings: SessionSettings,
     options: opening.Options,
-    become: BecomeUser = credentials.become_user,
+    enter: Enter = enter,
     closerange: Callable[[int, int], object] = os.closerange,
     end: Callable[[int], object] = os._exit,
 ) -> None:
@@ -56,30 +83,123 @@ def run(
     """
     status = 1
     try:
-        login = messages.fields_of(octets, messages.SERVE)
-        stream = Stream(client, settings.takeover_after_s)
         signals.set_wakeup_fd(-1)
-        signals.actions.clear()
-        signals.actions[signals.TERM] = stream.end
-        signals.actions[signals.USR1] = stream.end_if_silent
         # Every descriptor above 2 but our two: nobody else's may reach the mail user.
         low, high = (client, channel_fd) if client < channel_fd else (channel_fd, client)
         closerange(3, low)
         closerange(low + 1, high)
         closerange(high + 1, 1 << 20)
-        report = Report(channel_fd, login["dialogue"] != 0)
-        try:
-            _serve(stream, report, login, settings, options, become)
-        except SessionEnd as ended:
-            report.close_reason = ended.reason
-        except Exception as error:
-            report.close_reason, report.fault = "fault", _described(error)
-        status = 0 if report.send_totals(stream.octets_sent) else EXIT_UNREPORTED
-        if stream.adopted:
-            stream.say_goodbye()
-        # Else the client is the front's still, which answers and goes on as soon as we are gone.
+        status, _, _ = _session(octets, client, channel_fd, settings, options, enter)
     finally:
         end(status)
+
+
+def run_again(
+    octets: bytes,
+    client: int,
+    channel_fd: int,
+    control_fd: int,
+    settings: SessionSettings,
+    options: opening.Options,
+) -> None:
+    """
+    Be the session of a login, as `run`, then of others that come on `control_fd`; never returns.
+
+    Ends when the broker closes that, or after a session that ended in no ordinary way: what may
+    have gone wrong in it is to go wrong once.
+    """
+    status = 1
+    try:
+        signals.set_wakeup_fd(-1)
+        last = 2
+        for fd in sorted((client, channel_fd, control_fd)):
+            os.closerange(last + 1, fd)
+            last = fd
+        os.closerange(last + 1, 1 << 20)
+        control = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, control_fd)
+        store = _Store(settings)
+        while True:
+            status, stream, report = _session(octets, client, channel_fd, settings, options, store.enter)
+            stream.close()
+            report.close()
+            # What came too late for the session is none of the next one's business.
+            signals.actions.clear()
+            signals.unblock_ending()
+            if status or report.close_reason not in ORDINARY_ENDS or _kib() > MOST_KIB:
+                break
+            # No broker, or none that has another login for us: that ends this process, in order.
+            channel.send(control, FREE)
+            octets, fds = channel.receive_octets(control, messages.MAX_SERVE_OCTETS)
+            client, channel_fd = fds
+    finally:
+        os._exit(status)
+
+
+def _kib() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+class _Store:
+    """The store that a reused process serves: entered once, for good; all its Maildirs lie below."""
+
+    __slots__ = ("_below", "_identity", "_jailed")
+
+    def __init__(self, settings: SessionSettings) -> None:
+        self._below = os.fsencode(settings.reuse_below)
+        self._jailed = False
+        self._identity: tuple[Any, ...] | None = None
+
+    def enter(self, login: dict[str, Any], settings: SessionSettings) -> int:
+        """
+        Be the mail user, jailed in the store, and open the login's Maildir; returns its descriptor.
+
+        Raises:
+            CredentialsRefused, MaildirAbsent, OSError: as `enter`; or it is another user's login.
+        """
+        identity = login["uid"], login["gid"], login["groups"]
+        if self._identity is None:
+            if os.geteuid() == 0:
+                first_valid = settings.first_valid_uid, settings.first_valid_gid
+                credentials.become_user_of_store(*identity, self._below, settings.jail, first_valid)
+                self._jailed = settings.jail != "none"
+            self._identity = identity
+        elif identity != self._identity:
+            raise credentials.CredentialsRefused("other_identity")
+        return credentials.open_own_maildir(
+            login["uid"], self._seen(login["home"]), self._seen(login["maildir"])
+        )
+
+    def _seen(self, path: bytes) -> bytes:
+        """The path as it is in here."""
+        return path[len(self._below) :] if self._jailed and path.startswith(self._below + b"/") else path
+
+
+def _session(
+    octets: bytes,
+    client: int,
+    channel_fd: int,
+    settings: SessionSettings,
+    options: opening.Options,
+    enter: Enter,
+) -> tuple[int, Stream, Report]:
+    """Be the session of one login; returns the exit status, and what is still open."""
+    login = messages.fields_of(octets, messages.SERVE)
+    stream = Stream(client, settings.takeover_after_s)
+    signals.actions.clear()
+    signals.actions[signals.TERM] = stream.end
+    signals.actions[signals.USR1] = stream.end_if_silent
+    report = Report(channel_fd, login["dialogue"] != 0)
+    try:
+        _serve(stream, report, login, settings, options, enter)
+    except SessionEnd as ended:
+        report.close_reason = ended.reason
+    except Exception as error:
+        report.close_reason, report.fault = "fault", _described(error)
+    status = 0 if report.send_totals(stream.octets_sent) else EXIT_UNREPORTED
+    if stream.adopted:
+        stream.say_goodbye()
+    # Else the client is the front's still, which answers and goes on as soon as we are gone.
+    return status, stream, report
 
 
 def _serve(
@@ -88,12 +208,12 @@ def _serve(
     login: dict[str, Any],
     settings: SessionSettings,
     options: opening.Options,
-    become: BecomeUser,
+    enter: Enter,
 ) -> None:
     """Do everything between the fork and the totals; the report says how it ended."""
     directory, opened, found, refusal = -1, None, None, UNAVAILABLE
     try:
-        directory = _enter(login, settings, become)
+        directory = enter(login, settings)
         if settings.lock:
             maildir.lock(directory, settings.lock_wait_s)
         if options.cache and not report.dialogue:
@@ -112,19 +232,21 @@ def _serve(
         if directory >= 0:
             # Before the -ERR (RFC 1939 §4): this process lives on until its client has read that.
             maildir.unlock(directory)
-    unread = report.serving()
-    stream.adopt()
-    if found:
-        stream.send(GREETING)
-        _poll(stream, report, directory, found, unread, options)
-    elif opened:
-        stream.send(GREETING)
-        _converse(stream, report, opened, unread)
-    else:
-        stream.send(refusal)
-        stream.flush()
-    if directory >= 0:
-        os.close(directory)
+    try:
+        unread = report.serving()
+        stream.adopt()
+        if found:
+            stream.send(GREETING)
+            _poll(stream, report, directory, found, unread, options)
+        elif opened:
+            stream.send(GREETING)
+            _converse(stream, report, opened, unread)
+        else:
+            stream.send(refusal)
+            stream.flush()
+    finally:
+        if directory >= 0:
+            os.close(directory)
 
 
 def _poll(
@@ -188,21 +310,6 @@ def maildrop_options(settings: SessionSettings, boot_id: bytes) -> opening.Optio
         max_messages=settings.max_messages,
         move_to_cur=settings.move_to_cur,
         boot_id=boot_id,
-    )
-
-
-def _enter(login: dict[str, Any], settings: SessionSettings, become: BecomeUser) -> int:
-    """Become the mail user (where there is root to give up); returns the Maildir's descriptor."""
-    if os.geteuid() != 0:
-        return credentials.open_own_maildir(login["uid"], login["home"], login["maildir"])
-    return become(
-        login["uid"],
-        login["gid"],
-        login["groups"],
-        login["home"],
-        login["maildir"],
-        settings.jail,
-        (settings.first_valid_uid, settings.first_valid_gid),
     )
 
 

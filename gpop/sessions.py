@@ -13,10 +13,11 @@ import os
 from gpop import session, signals
 from gpop.events import Log
 from gpop.privsep import channel, messages
+from gpop.reuse import Reuse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
     from typing import Any
 
     from gpop.config import SessionSettings
@@ -39,16 +40,33 @@ class Sessions:
     Attributes:
         running: the SERVE frame of each by its pid.
         settings, options: what the next one gets.
+        reuse: the processes that serve one login after another, where there are such.
     """
 
-    __slots__ = ("_by_maildrop", "_forks", "_log", "_max_per_account", "options", "running", "settings")
+    __slots__ = (
+        "_by_maildrop",
+        "_forks",
+        "_log",
+        "_max_per_account",
+        "options",
+        "reuse",
+        "running",
+        "settings",
+    )
 
-    def __init__(self, log: Log) -> None:
+    def __init__(
+        self,
+        log: Log,
+        watch: Callable[[int, Callable[[], None]], None],
+        unwatch: Callable[[int], None],
+    ) -> None:
+        """`watch` and `unwatch` are told which descriptors the broker's loop is to call what for."""
         self._log = log
         self._by_maildrop: dict[bytes, set[int]] = {}
         self._forks = 0
         self._max_per_account = 0
         self.running: dict[int, bytes] = {}
+        self.reuse = Reuse(log, watch, unwatch, self._freed)
         self.settings: SessionSettings
         self.options: Options
 
@@ -58,54 +76,78 @@ class Sessions:
         self._max_per_account = max_per_account
         # There is no /proc in a session's jail to read the boot id from.
         self.options = session.maildrop_options(settings, boot_id)
+        self.reuse.adopt(settings, self.options)
+
+    def pids(self) -> set[int]:
+        """The processes of sessions, those that wait for another login included."""
+        return {*self.running, *self.reuse.pids()}
 
     def serve(self, login: bytes, fds: list[int]) -> None:
-        """Fork the session of a login that auth accepted, the SERVE frame `login`; takes over `fds`."""
+        """Start the session of a login that auth accepted, the SERVE frame `login`; takes over `fds`."""
         key = messages.maildrop_key(login)
         others = self._by_maildrop.get(key)
+        if others and self.reuse.pids():
+            for pid in tuple(others):
+                self.reuse.look(pid)  # its session may have ended, unread as yet
+            others = self._by_maildrop.get(key)
         if others is None:
-            self._fork(login, key, fds)
+            self._start(login, key, fds)
         elif len(others) >= self._max_per_account:
             _refuse(fds[1], "IN-USE", "too_many_sessions")
         else:
             if self.settings.lock:
                 _ask_to_end(others)
-            self._fork(login, key, fds)
+            self._start(login, key, fds)
         channel.close_stream(fds[0])
         os.close(fds[1])
 
-    def _fork(self, login: bytes, key: bytes, fds: list[int]) -> None:
-        # What a session needs is looked up here, where it has been looked up before.
-        run, settings, options = session.run, self.settings, self.options
+    def _start(self, login: bytes, key: bytes, fds: list[int]) -> None:
         try:
-            pid = os.fork()
+            pid = self.reuse.serve(login, fds) if self.reuse.is_for(key) else self._fork(login, fds)
         except OSError:
             _refuse(fds[1], "SYS/TEMP", "fork_failed")
             return
-        if pid == 0:
-            run(login, fds[0], fds[1], settings, options)
         self.running[pid] = login
         if key in self._by_maildrop:
             self._by_maildrop[key].add(pid)
         else:
             self._by_maildrop[key] = {pid}
+
+    def _fork(self, login: bytes, fds: list[int]) -> int:
+        # What a session needs is looked up here, where it has been looked up before.
+        run, settings, options = session.run, self.settings, self.options
+        pid = os.fork()
+        if pid == 0:
+            run(login, fds[0], fds[1], settings, options)
         self._forks += 1
         if self._forks % FORKS_PER_COLLECTION == 0:
             gc.collect()
+        return pid
 
     def ended(self, pid: int, status: int) -> bool:
-        """Take note of the end of a process; returns False if it was no session."""
-        login = self.running.pop(pid, None)
+        """Take note of the end of a process; returns False if it was no session's."""
+        reused = self.reuse.ended(pid)
+        login = self._over(pid)
         if login is None:
-            return False
-        key = messages.maildrop_key(login)
-        pids = self._by_maildrop[key]
-        pids.remove(pid)
-        if not pids:
-            del self._by_maildrop[key]
+            return reused
         if status:
             self._failed(pid, messages.decode(login).fields, status)
         return True
+
+    def _freed(self, pid: int) -> None:
+        """The session of a process that is reused has ended, and was reported."""
+        self._over(pid)
+
+    def _over(self, pid: int) -> bytes | None:
+        """Forget the session of a process; returns its login, None if it had none."""
+        login = self.running.pop(pid, None)
+        if login is not None:
+            key = messages.maildrop_key(login)
+            pids = self._by_maildrop[key]
+            pids.remove(pid)
+            if not pids:
+                del self._by_maildrop[key]
+        return login
 
     def _failed(self, pid: int, login: dict[str, Any], status: int) -> None:
         event, level = FAILURES.get(os.waitstatus_to_exitcode(status), DEATH)

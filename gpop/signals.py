@@ -58,6 +58,11 @@ def block_ending() -> None:
     pthread_sigmask(_signal.SIG_BLOCK, ENDING)
 
 
+def unblock_ending() -> None:
+    """Let them come again, for the next session of a process that is reused."""
+    pthread_sigmask(_signal.SIG_UNBLOCK, ENDING)
+
+
 def hold() -> dict[int, Callable[[int], None]]:
     """Let every signal that has an action wait, for the time of a rehearsal; returns the actions."""
     pthread_sigmask(_signal.SIG_BLOCK, ALL)

@@ -40,7 +40,8 @@ _counter = itertools.count(1)
 class Site:
     """A config, a passwd-file with accounts, and their homes."""
 
-    def __init__(self, accounts: int = 1, **settings: object) -> None:
+    def __init__(self, accounts: int = 1, one_uid: bool = False, **settings: object) -> None:
+        self.one_uid = one_uid
         # Not pytest's tmp_path: that is root's alone, and the mail users must get through.
         self.path = Path(tempfile.mkdtemp(prefix="gpop-test-"))
         self.path.chmod(0o755)
@@ -55,11 +56,14 @@ class Site:
 
     def uid(self, name: str) -> int:
         """The uid of an account, which is its gid as well."""
-        return FIRST_TEST_UID + int(name.removeprefix("user")) if ROOT else os.geteuid()
+        return FIRST_TEST_UID + self._number(name) if ROOT else os.geteuid()
 
     def gid(self, name: str) -> int:
         """The gid of an account."""
-        return FIRST_TEST_UID + int(name.removeprefix("user")) if ROOT else os.getegid()
+        return FIRST_TEST_UID + self._number(name) if ROOT else os.getegid()
+
+    def _number(self, name: str) -> int:
+        return 0 if self.one_uid else int(name.removeprefix("user"))
 
     def home(self, name: str = "user0") -> Path:
         """The home of an account."""

@@ -30,7 +30,7 @@ PURE = {
     "privsep.messages",
 }
 LEAN = {
-    "broker", "sessions", "supervision", "programs", "listening", "rehearsal", "signals", "events",
+    "broker", "sessions", "reuse", "supervision", "programs", "listening", "rehearsal", "signals", "events",
     "json_text", "session", "stream", "report", "pop3.*", "maildrop.*", "privsep.*",
 }  # fmt: skip
 
@@ -124,7 +124,7 @@ def rank(name: str) -> int:
     if is_in(name, PURE):
         return 0
     # Parts of a process: these run the session for the broker, that is one peer of a front.
-    if is_in(name, PROCESSES | {"sessions", "rehearsal", "connection"}):
+    if is_in(name, PROCESSES | {"sessions", "reuse", "rehearsal", "connection"}):
         return 2
     return 3 if is_in(name, COMMANDS) else 1
 
@@ -137,7 +137,7 @@ def test_imports_point_one_way(module: Module) -> None:
 
 
 def test_a_process_does_not_know_the_others() -> None:
-    """Only `sessions` and `rehearsal`, which are the broker's, load another process: the session."""
+    """Only `sessions`, `reuse` and `rehearsal`, which are the broker's, load another process: the session."""
     found = {
         (module.name, imported)
         for module in MODULES

@@ -83,6 +83,7 @@ class SessionSettings:
     move_to_cur: bool
     max_messages: int
     statcache: bool
+    reuse_below: str
     first_valid_uid: int
     first_valid_gid: int
     log_level: str

@@ -60,6 +60,9 @@ MAX_ID = 2**32 - 2
 USER_NAME = Text("the name of a user", r"[A-Za-z_][A-Za-z0-9_.-]*\$?")
 HOST_NAME = Text('a host name, or ""', r"|[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 ABSOLUTE_PATH = Text("an absolute path", r"/[^\x00-\x1f\x7f]+")
+FOLDER_OR_NONE = Text(
+    'an absolute path without a slash at its end, or ""', r"|/[^\x00-\x1f\x7f]*[^\x00-\x1f\x7f/]"
+)
 LOGIN_NAME = Text("a login name", r"[^\x00-\x1f\x7f]+")
 # It becomes a file name in /etc/pam.d, so no slash and no leading dot.
 # `other` is what PAM takes for a service that has no file, and so nobody's own.
@@ -223,6 +226,16 @@ SETTINGS: tuple[Setting, ...] = (
         "Keep .statcache in each Maildir, so that a poll which finds no new mail costs next to nothing. It "
         "belongs to the user and counts in a quota.",
         "Off: each login lists and measures the maildrop anew.",
+    ),
+    Setting(
+        "session.reuse_below",
+        "",
+        FOLDER_OR_NONE,
+        "For a store whose mail all belongs to one uid (virtual users): the directory that all of it lies "
+        "below. Sessions there share processes: each serves one login after another, as that user, jailed in "
+        'this directory, for a third of the cost. "" means a process and a jail for every session.',
+        "A session that is taken over can then read the mail of the other accounts in the store, and of "
+        "those it serves later. Not a directory of that user's own: logins are told [SYS/TEMP].",
     ),
     Setting(
         "accounts.maildir",

@@ -1,7 +1,8 @@
 """
 EDGE: giving up root. The only callers of chroot, setgroups, setres[ug]id in gpop.
 
-`become_user` is what a session does, `become_service` what a front does. Both are one
+`become_user` is what a session does, `become_user_of_store` one whose process is reused,
+`become_service` what a front does. Each is one
 straight line of steps, each fatal on failure: they raise, and the process ends. Executed
 as root, in the last moments of being root.
 
@@ -49,8 +50,7 @@ def become_user(
         MaildirAbsent: see there; the process *is* the user by then, jailed in the home.
         OSError: a step failed; nothing of it may be ignored.
     """
-    if uid < first_valid[0] or gid < first_valid[1] or not uid or not gid:
-        raise CredentialsRefused("id_too_low")
+    _check_ids(uid, gid, first_valid)
     directory, absent = _become(uid, gid, groups, home, maildir, jail)
     _verify_dropped(uid, gid)
     _limit((0, 0), (SESSION_DESCRIPTORS, SESSION_DESCRIPTORS))
@@ -78,15 +78,50 @@ def _become(
         # Of a missing Maildir this says: the home is not mounted, and mail may well be elsewhere.
         raise CredentialsRefused("home_not_owned" if absent else "maildir_not_owned")
     jail_directory = _open_directory(home) if jail == "home" and not absent else directory
+    _lock_in(uid, gid, jail_directory, jail)
+    if jail_directory != directory:
+        os.close(jail_directory)
+    return directory, absent
+
+
+def _lock_in(uid: int, gid: int, directory: int, jail: str) -> None:
+    """Take root once more for the jail, then give it up."""
     os.seteuid(0)
-    os.fchdir(jail_directory)
+    os.fchdir(directory)
     if jail != "none":
         os.chroot(".")
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
-    if jail_directory != directory:
-        os.close(jail_directory)
-    return directory, absent
+
+
+def become_user_of_store(
+    uid: int, gid: int, groups: list[int], store: bytes, jail: str, first_valid: tuple[int, int]
+) -> None:
+    """
+    Become a mail user for good, jailed in the directory below which there is all mail of theirs.
+
+    As `become_user`, but no Maildir is opened; `store` may be root's own as well.
+
+    Raises:
+        CredentialsRefused: ids below the first valid ones, or a directory of another owner.
+        OSError: a step failed; nothing of it may be ignored.
+    """
+    _check_ids(uid, gid, first_valid)
+    os.setgroups(groups)
+    os.setegid(gid)
+    os.seteuid(uid)
+    directory = _open_directory(store)
+    if os.fstat(directory).st_uid not in (0, uid):
+        raise CredentialsRefused("store_not_owned")
+    _lock_in(uid, gid, directory, jail)
+    os.close(directory)
+    _verify_dropped(uid, gid)
+    _limit((0, 0), (SESSION_DESCRIPTORS, SESSION_DESCRIPTORS))
+
+
+def _check_ids(uid: int, gid: int, first_valid: tuple[int, int]) -> None:
+    if uid < first_valid[0] or gid < first_valid[1] or not uid or not gid:
+        raise CredentialsRefused("id_too_low")
 
 
 def _limit(processes: tuple[int, int], descriptors: tuple[int, int]) -> None:
@@ -125,7 +160,7 @@ def rehearse_becoming_user(
 
 def open_own_maildir(uid: int, home: bytes, maildir: bytes) -> int:
     """
-    Return a descriptor of the Maildir where gpop runs without root: no jail, one user.
+    Return a descriptor of the Maildir where there is no root to give up (any more).
 
     Raises:
         CredentialsRefused: the account is not the running user's, or the Maildir is not.

@@ -31,6 +31,7 @@ MAX_NAME_OCTETS = 255  # a command line has 255 octets (RFC 2449 §4), a SASL na
 MAX_PASSWORD_OCTETS = 1024  # python-pam and crypt(3) stop at 511; longer is never right
 MAX_PIPELINED_OCTETS = 4096  # what a front may have read beyond a login, see `connection.RECEIVE_OCTETS`
 MAX_GROUPS = 1024
+MAX_SERVE_OCTETS = 20480  # a SERVE frame with long paths and all its groups
 
 INT, OCTETS, TEXT, INTS = range(4)
 
@@ -133,7 +134,7 @@ FRAMES = {
     ),
     # session -> front: something for the log that is not a total (see events.SESSION_NOTES).
     NOTED: FrameKind("noted", 0, ("event", TEXT, 64), ("detail", TEXT, 2048)),
-    # front or auth -> broker: warmed, dropped, at work.
+    # front or auth -> broker: warmed, dropped, at work. A session process that is reused: free again.
     READY: FrameKind("ready", 0),
     # broker -> auth: a front's login socket. broker -> front: its login socket to auth.
     ATTACH: FrameKind("attach", 1),
@@ -162,6 +163,10 @@ def _too_long(row: FrameKind, name: str, length: int, cap: int) -> BadFrame:
 
 def _integers(count: int) -> struct.Struct:
     return FEW_INTEGERS[count] if count < len(FEW_INTEGERS) else struct.Struct(f"!{count}Q")
+
+
+# In what `maildrop_key` returns the path begins here.
+KEY_PATH_AT = INTEGER.size + LENGTH.size
 
 
 def kind_of(octets: bytes) -> int:

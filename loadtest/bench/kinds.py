@@ -29,6 +29,7 @@ class Gpop(Server):
 
     top = TOP
     auth_cache = True
+    more = ""
     fronts = 1
     most_connections = 10_000
 
@@ -51,6 +52,7 @@ max_connections = {self.most_connections}
 user = "nobody"
 run_dir = "{self.folder / "run"}"
 grace_time_s = 1
+{self.more}
 [accounts]
 first_valid_uid = 1
 first_valid_gid = 1
@@ -65,17 +67,14 @@ format = "json"
         return [sys.executable, "-I", main, "serve", "--config", str(config)]
 
     def by_process(self) -> dict[str, float]:
-        """Front, auth, broker (the forks themselves are its), and the sessions that it has reaped."""
+        """Front, auth, broker (the forks themselves are its), and the sessions, those it has reaped too."""
         broker = cpu.usage_of(self.pid, children=False).total
         found = {
-            "front": 0.0,
-            "auth": 0.0,
-            "broker": broker,
-            "sessions": cpu.usage_of(self.pid).total - broker,
+            kind: sum(cpu.usage_of(pid).total for pid in self.processes(kind)) for kind in ("front", "auth")
         }
-        for kind in ("front", "auth"):
-            found[kind] += sum(cpu.usage_of(pid).total for pid in self.processes(kind))
-        return found
+        others = set(self.meter.pids()) - {self.pid, *self.processes("front"), *self.processes("auth")}
+        living = sum(cpu.usage_of(pid).total for pid in others)
+        return found | {"broker": broker, "sessions": cpu.usage_of(self.pid).total - broker + living}
 
     def processes(self, kind: str) -> list[int]:
         """The pids of the fronts, or of auth."""
@@ -86,6 +85,16 @@ class GpopWithoutCache(Gpop):
     """gpop with its auth cache off, as it is by default: a process per password check."""
 
     auth_cache = False
+
+
+class GpopReusing(Gpop):
+    """gpop for a store of one uid: as Dovecot tuned, processes are shared, and no isolation between users."""
+
+    one_uid = True
+
+    def prepare(self) -> list[str]:
+        self.more = f'[session]\nreuse_below = "{self.tree.path}"'
+        return super().prepare()
 
 
 class GpopOfCommit(Gpop):
@@ -206,6 +215,7 @@ class DovecotTuned(DovecotWithAuthCache):
 
 KINDS: dict[str, type[Server]] = {
     "gpop": Gpop,
+    "gpop-reuse": GpopReusing,
     "gpop-nocache": GpopWithoutCache,
     "dovecot-tuned": DovecotTuned,
     "dovecot-authcache": DovecotWithAuthCache,
