@@ -290,7 +290,7 @@ def _inconsistencies(image: Image, known: Known) -> Iterator[str]:
         yield f"octets of all messages: header says {header.octets}, table {sum(known.octets)}"
     same = statcache.render(statcache.NOTHING, known)
     again = statcache.assemble(statcache.NOTHING, same, header.octets, header.facts())
-    if again != image.load():
+    if b"".join(again) != image.load():
         yield "listings and table do not belong together"
     maildrop = Maildrop(image)
     for index in range(maildrop.count):

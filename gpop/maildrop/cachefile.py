@@ -20,7 +20,7 @@ from gpop.maildrop.statcache import HEADER_OCTETS, BadCache, Header
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gpop.maildrop.statcache import Facts
+    from gpop.maildrop.statcache import Facts, Octets
 
 CACHE_NAME = ".statcache"
 DRAFT_PREFIX = CACHE_NAME + "."
@@ -33,8 +33,6 @@ OPEN_FAILURES = {errno.ENOENT: "absent", errno.ELOOP: "not_a_file", errno.ENXIO:
 
 # A body up to this size is read with the header and its crc checked, whoever wrote it when.
 SMALL_BODY_OCTETS = 256 * 1024
-# Large bodies are read, and written, in pieces of this size.
-PIECE_OCTETS = 1 << 20
 
 
 class Image:
@@ -81,21 +79,15 @@ class Image:
         """
         if self.octets is not None:
             return self.octets  # checked when it was read
-        pieces = []
-        crc, offset = 0, 0
-        while offset < self.header.end:
-            try:
-                piece = system.pread(self.fd, min(PIECE_OCTETS, self.header.end - offset), offset)
-            except OSError:
-                raise BadCache("unreadable") from None
-            if not piece:
-                raise BadCache("truncated")
-            crc = crc32(piece if offset else memoryview(piece)[HEADER_OCTETS:], crc)
-            pieces.append(piece)
-            offset += len(piece)
-        if crc != self.header.body_crc:
+        try:
+            octets = system.pread(self.fd, self.header.end, 0)  # the kernel reads 2 GB at once
+        except OSError:
+            raise BadCache("unreadable") from None
+        if len(octets) != self.header.end:
+            raise BadCache("truncated")
+        if crc32(memoryview(octets)[HEADER_OCTETS:]) != self.header.body_crc:
             raise BadCache("body_damaged")
-        return b"".join(pieces)
+        return octets
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -172,9 +164,9 @@ class Draft:
         """Have the file system read its clock again. Raises OSError."""
         system.touch(self._fd)
 
-    def publish(self, octets: bytes) -> int:
+    def publish(self, pieces: list[Octets]) -> int:
         """
-        Put `octets` in the cache's place; returns a descriptor of it, which the caller owns.
+        Put `pieces` in the cache's place; returns a descriptor of it, which the caller owns.
 
         A crash at any moment leaves the old cache, the new one, or one that is seen to be torn: small
         bodies are checked whenever they are read, so only large ones are waited for until the disk has them.
@@ -182,10 +174,13 @@ class Draft:
         Raises:
             OSError: they can't be written; the draft is still to be discarded.
         """
-        view = memoryview(octets)
-        while view:
-            view = view[system.write(self._fd, view[:PIECE_OCTETS]) :]
-        if len(octets) > HEADER_OCTETS + SMALL_BODY_OCTETS:
+        size = sum(map(len, pieces))
+        written = system.writev(self._fd, pieces)
+        if written < size:  # the disk is full, or a limit reached: the next write says so
+            view = memoryview(b"".join(pieces))
+            while written < size:
+                written += system.write(self._fd, view[written:])
+        if size > HEADER_OCTETS + SMALL_BODY_OCTETS:
             system.fdatasync(self._fd)
         system.rename(self._name, CACHE_NAME, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
         fd, self._fd = self._fd, -1
@@ -216,19 +211,21 @@ def remove_old_drafts(dir_fd: int, clock_ns: int) -> None:
         return  # they cost a little space, and the next rebuild tries again
 
 
-def write_cache(draft: Draft, octets: bytes) -> Image:
+def write_cache(draft: Draft, pieces: list[Octets]) -> Image:
     """
     Publish a cache and return its image, small ones in memory, large ones on disk only.
+
+    The first of its pieces is the header.
 
     Raises:
         OSError: it can't be written.
     """
-    fd = draft.publish(octets)
-    header = Header(octets)
+    fd = draft.publish(pieces)
+    header = Header(pieces[0])
     small = header.end <= HEADER_OCTETS + SMALL_BODY_OCTETS
-    return Image(header, octets if small else None, fd)
+    return Image(header, b"".join(pieces) if small else None, fd)
 
 
-def with_facts(octets: bytes, facts: Facts) -> bytes:
+def with_facts(octets: bytes, facts: Facts) -> list[Octets]:
     """Return a whole cache with the same body and other facts."""
-    return statcache.reseal(Header(octets), facts) + octets[HEADER_OCTETS:]
+    return [statcache.reseal(Header(octets), facts), memoryview(octets)[HEADER_OCTETS:]]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import sys
 import time
 from _blake2 import blake2b
 from stat import S_ISDIR, S_ISREG
@@ -24,12 +23,12 @@ from gpop.maildrop.errors import (
     MessageUnreadable,
     MessageVanished,
 )
+from gpop.maildrop.listing import Listing
 from gpop.maildrop.names import CUR, FOLDERS, NEW
 from gpop.pop3 import encoding
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gpop.maildrop.reconcile import Listing
     from gpop.maildrop.statcache import Signature
 
     # Base name -> (folder, name) of each file that has it.
@@ -51,8 +50,6 @@ DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO that was put in a message's place must not wait for its writer.
 FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 CHUNK_OCTETS = 65536
-# So much of an inode number is looked at, and kept in the statcache.
-INODE_BITS = 0xFFFFFFFF
 
 # What opening or reading one file may answer when only that file is at fault. Anything else
 # (no descriptors, no memory) is a fault of the moment, and no reason to guess at sizes.
@@ -152,25 +149,22 @@ class Maildir:
         """
         if self._folder_fds[folder] >= 0:
             self._close_folder(folder)  # it may be another directory by now
-        files: list[os.DirEntry[str]] = []
+        listing = Listing([], [])
+        add_name, add_inode = listing.names.append, listing.inodes.append
         skipped = 0
         try:
             with system.scandir(self.folder_fd(folder)) as entries:
-                for entry in entries:
+                for entry in entries:  # not kept: they take more memory than all that is made of them
                     if entry.is_file(follow_symlinks=False):
-                        files.append(entry)
+                        add_name(entry.name)
+                        add_inode(entry.inode())
                     elif entry.name[0] != ".":
                         skipped += 1
         except OSError as error:
             raise _unavailable(folder, error.errno) from error
         self.skipped[folder] = skipped
-        files = [entry for entry in files if entry.name[0] != "."]
-        if not files:
-            return {}
-        # All at once, because there may be 100,000; no name can hold a slash.
-        joined = "/".join([entry.name for entry in files])
-        encoded = joined.encode(sys.getfilesystemencoding(), "surrogateescape").split(b"/")
-        return dict(zip(encoded, [entry.inode() & INODE_BITS for entry in files], strict=True))
+        listing.take([index for index, name in enumerate(listing.names) if name[0] == "."])
+        return listing
 
     def places(self, wanted: set[bytes] | None = None) -> tuple[Places, bool]:
         """
@@ -181,7 +175,7 @@ class Maildir:
         before = self.signatures()
         places: Places = {}
         for folder in (NEW, CUR):  # in this order: a file moved meanwhile is seen twice, never missed
-            for name in self.files(folder):
+            for name in self.files(folder).encoded():
                 base = names.base_name(name)
                 if wanted is None or base in wanted:
                     places.setdefault(base, []).append((folder, name))

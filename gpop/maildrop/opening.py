@@ -169,7 +169,7 @@ def opened_by_hit(dir_fd: int, options: Options, hit: Hit) -> Opened:
 def absent_maildrop() -> Opened:
     """Return the empty maildrop of a user who has no Maildir yet."""
     nowhere = (0, 0, 0, 0)
-    octets = statcache.assemble(NOTHING, NOTHING, 0, Facts(b"", 0, 0, 0, nowhere, nowhere))
+    octets = b"".join(statcache.assemble(NOTHING, NOTHING, 0, Facts(b"", 0, 0, 0, nowhere, nowhere)))
     image = Image(statcache.Header(octets), octets, -1)
     verdict = Verdict(OFF, "maildir_absent", (nowhere, nowhere), None)
     return Opened(None, Options(cache=False), verdict, image, [])
@@ -203,14 +203,18 @@ def _renewed(folders: Maildir, options: Options, verdict: Verdict, warnings: War
     """Carry out a refresh or rebuild; what proves damaged only now makes the one into the other."""
     old, image = verdict.image, None
     try:
-        try:
-            memory = Memory(old, trusted=verdict.reason != "settings_changed")
-        except BadCache as bad:
-            verdict.outcome, verdict.reason = REBUILD, bad.reason
-            memory = Memory(None)
+        if old:
+            noted: Warnings = []
+            try:
+                memory = Memory(old, trusted=verdict.reason != "settings_changed")
+                image = renew(folders, options, memory, noted)
+                warnings += noted
+                return image
+            except BadCache as bad:
+                verdict.outcome, verdict.reason = REBUILD, bad.reason
         if verdict.outcome == REBUILD and verdict.reason not in HARMLESS_REASONS:
             warnings.append(("cache_damaged", {"reason": verdict.reason}))
-        image = renew(folders, options, memory, warnings)
+        image = renew(folders, options, Memory(None), warnings)
         return image
     finally:
         if old and old is not image:

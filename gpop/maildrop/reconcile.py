@@ -11,6 +11,7 @@ from __future__ import annotations
 from zlib import crc32
 
 from gpop.maildrop import names, statcache
+from gpop.maildrop.listing import Listing, decoded
 from gpop.maildrop.names import CUR, NEW
 from gpop.maildrop.statcache import ESTIMATED, FORM_BITS, LINKED, MEASURED, NAMED, RACY, TWIN, Known
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     # (base name, unique-id if it is a twin else b"", name, flags in the table: folder, TWIN, LINKED; inode).
     # Tuples, in this order, because that is the order of messages, and there may be 100,000 of them.
     Found = tuple[bytes, bytes, bytes, int, int]
-    # What readdir says of a folder's messages: name and inode.
-    Listing = dict[bytes, int]
 
 
 # Octets of a message that has to be looked into.
@@ -203,34 +202,40 @@ def needs_both_folders(messages: Messages) -> bool:
 # The usual refresh: nothing but new mail
 
 
-def additions(known: Known, listings: dict[int, Listing]) -> list[Found] | None:
+def additions(
+    listed: tuple[bytes, bytes], columns: Columns, listings: dict[int, Listing]
+) -> list[Found] | None:
     """
     Return the messages to append to what is known, in order, if that is all there is to do.
 
     None if something known is gone, has another name or is another file, or if a new message does
     not follow the known ones in message order: then everything has to be put together anew.
+    What does not come after the last known one has to be what was there, which the checksums
+    tell (`listed`, by folder); so nothing is done per known message but to list it.
+
+    Raises:
+        BadCache: `columns` are not what `statcache.render` writes.
     """
+    last = statcache.last_name(columns) if columns.flags else b""
+    last_shown = decoded(last)
     added: list[Found] = []
-    for folder, now in listings.items():
-        then = known.files_in(folder)
-        if [*map(now.get, then)] != [*then.values()]:
+    for folder, listing in listings.items():
+        known = Listing(listing.names.copy(), listing.inodes.copy())
+        new = known.take([index for index, name in enumerate(known.names) if name > last_shown])
+        count = len(columns.flags.translate(None, statcache.ELSEWHERE[folder]))
+        if count != len(known.names) or known.checksum() != listed[folder]:
             return None
-        added += gathered(folder, [(name, now[name]) for name in now.keys() - then.keys()])
+        added += gathered(folder, new.files().items())
     added = in_order(added)
-    if of_one_base(added):
-        return None
-    if added and known.names:
-        # Strictly after all the known: so it can't have the base name of one of them either.
-        last = names.base_name(known.names[-1])
-        if names.order_key(added[0][0]) <= names.order_key(last):
-            return None
-    return added
+    # Strictly after all the known: so it can't have the base name of one of them either.
+    follow = not (added and last) or names.order_key(names.base_name(last)) < names.order_key(added[0][0])
+    return added if follow and not of_one_base(added) else None
 
 
 def may_share_id(added: list[Found], columns: Columns) -> bool:
     """Whether a message to append may have the unique-id of a known one, which takes a hash on one side."""
     for base, _twin, _name, _mark, _inode in added:
         shown = names.unique_id(base)
-        if names.looks_hashed(shown) and b" %b\r\n" % shown in columns.uidl:
+        if names.looks_hashed(shown) and b" %b\r\n" % shown in bytes(columns.uidl):
             return True
     return False

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from gpop.maildrop.maildir import Maildir
     from gpop.maildrop.opening import Options, Warnings
     from gpop.maildrop.reconcile import Found, Messages
-    from gpop.maildrop.statcache import Columns, Header, Known
+    from gpop.maildrop.statcache import Columns, Header, Known, Octets
 
 # So many times files that vanished before they were measured are looked for under other names. It
 # takes a program that renames all the time to need more than two, and then waiting is no answer.
@@ -52,22 +52,27 @@ class Memory:
     Attributes:
         image: it, or None if there is none that can be used.
         header: of `image`; None if both folders are to be listed whatever their signatures say.
-        known: its messages. columns: the same, as they lie in the file.
+        columns: its messages, as they lie in the file.
     """
 
-    __slots__ = ("columns", "header", "image", "known")
+    __slots__ = ("_known", "columns", "header", "image")
 
     def __init__(self, image: Image | None, trusted: bool = True) -> None:
-        """Take `image` apart; not `trusted`: only for what it knows of octets. Raises BadCache."""
+        """Read and check `image`; not `trusted`: only for what it knows of octets. Raises BadCache."""
         self.image = image
         self.header: Header | None = None
         self.columns: Columns = NOTHING
-        self.known: Known = NOTHING_KNOWN
+        self._known: Known | None = None if image else NOTHING_KNOWN
         if image:
             self.columns = statcache.cut(image.header, image.load())
-            self.known = statcache.take_apart(self.columns)
             if trusted and not image.header.flags & LIST_BOTH:
                 self.header = image.header
+
+    def known(self) -> Known:
+        """Return its messages one by one: what new mail alone does not take. Raises BadCache."""
+        if self._known is None:
+            self._known = statcache.take_apart(self.columns)
+        return self._known
 
 
 def renew(folders: Maildir, options: Options, memory: Memory, warnings: Warnings) -> Image:
@@ -75,6 +80,7 @@ def renew(folders: Maildir, options: Options, memory: Memory, warnings: Warnings
     Return the maildrop's new image, written to the Maildir if that can be written.
 
     Raises:
+        BadCache: the memory turned out to be none; nothing was written.
         MaildropUnavailable: a folder can't be listed, or does not hold still.
         OSError: a file can't be looked at, and that is not the file's own fault.
     """
@@ -101,7 +107,7 @@ def unwritable(error: OSError) -> tuple[str, dict[str, int | str]]:
 class _Renewal:
     """The steps of `renew`."""
 
-    __slots__ = ("_draft", "_folders", "_memory", "_options", "_stock", "_warnings")
+    __slots__ = ("_draft", "_folders", "_memory", "_options", "_relocated", "_stock", "_warnings")
 
     def __init__(
         self, folders: Maildir, options: Options, memory: Memory, draft: Draft | None, warnings: Warnings
@@ -111,6 +117,7 @@ class _Renewal:
         self._memory = memory
         self._draft = draft
         self._warnings = warnings
+        self._relocated = False  # a file was not found where it was listed
         self._stock = take_stock(folders, draft, options.clock_wait_s, self._to_list)
 
     def _to_list(self, stock: Stock) -> list[int]:
@@ -134,7 +141,7 @@ class _Renewal:
         memory = self._memory
         if memory.header is None:
             return None
-        added = reconcile.additions(memory.known, self._stock.listings)
+        added = reconcile.additions(memory.header.listed, memory.columns, self._stock.listings)
         if not added:
             return added
         if memory.header.count + len(added) > self._limit():
@@ -157,12 +164,11 @@ class _Renewal:
     def _put_together(self) -> Image:
         found: list[Found] = []
         for folder in (NEW, CUR):
-            files = self._stock.listings.get(folder)
-            if files is None:
-                files = self._memory.known.files_in(folder)
+            listing = self._stock.listings.get(folder)
+            files = listing.files() if listing else self._memory.known().files_in(folder)
             found += reconcile.gathered(folder, files.items())
         found = reconcile.in_order(self._told_apart(found))
-        messages = self._measured(reconcile.recall(self._memory.known, found[: self._limit()]))
+        messages = self._measured(reconcile.recall(self._memory.known(), found[: self._limit()]))
         facts = self._facts(len(found) > self._limit() or reconcile.needs_both_folders(messages))
         columns = reconcile.rendered(messages, NOTHING)
         return self._written(statcache.assemble(NOTHING, columns, sum(messages.octets), facts))
@@ -233,6 +239,7 @@ class _Renewal:
 
     def _relocate(self, messages: Messages, vanished: list[int]) -> set[int]:
         """Look for vanished files under other names; returns the indexes of those that are gone."""
+        self._relocated = True
         places, certain = self._folders.places({messages.found[index][0] for index in vanished})
         gone = set()
         for index in vanished:
@@ -307,15 +314,28 @@ class _Renewal:
     def _facts(self, list_both: bool) -> Facts:
         stock, options = self._stock, self._options
         flags = stock.racy | (LIST_BOTH if list_both else 0)
-        return Facts(options.boot_id, options.max_messages, stock.clock_ns, flags, *stock.signatures)
+        new, cur = stock.signatures
+        listed = (self._listed(NEW), self._listed(CUR))
+        return Facts(options.boot_id, options.max_messages, stock.clock_ns, flags, new, cur, listed)
 
-    def _written(self, octets: bytes) -> Image:
+    def _listed(self, folder: int) -> bytes:
+        """Return the checksum of a folder's listing, if the cache is going to have just those files."""
+        if self._relocated:
+            return statcache.NOTHING_LISTED[folder]
+        listing = self._stock.listings.get(folder)
+        if listing is not None:
+            return listing.checksum()
+        assert self._memory.header is not None  # else both were listed
+        return self._memory.header.listed[folder]
+
+    def _written(self, pieces: list[Octets]) -> Image:
         """Return the image, from the Maildir if it can be written there, else from memory."""
         if self._draft:
             try:
-                return cachefile.write_cache(self._draft, octets)
+                return cachefile.write_cache(self._draft, pieces)
             except OSError as error:
                 self._warnings.append(unwritable(error))
+        octets = b"".join(pieces)
         return Image(statcache.Header(octets), octets, -1)
 
 

@@ -20,23 +20,27 @@ import struct
 from zlib import crc32
 
 from gpop.maildrop import names
+from gpop.maildrop.listing import CHECKSUM_OCTETS
 from gpop.maildrop.names import CUR, NEW
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    # Octets of a column: written ones, or a view of those in the old cache.
+    Octets = bytes | memoryview
     # A folder's device, inode, mtime_ns and ctime_ns.
     Signature = tuple[int, int, int, int]
 
 MAGIC = b"gpopstat"
 VERSION = 2
-HEADER = struct.Struct("<8sHHI36sIIIQqQQqqQQqqIIII92xI")
+HEADER = struct.Struct("<8sHHI36sIIIQqQQqqQQqqIIII8s8s76xI")
 HEADER_OCTETS = HEADER.size
 CHECKED_OCTETS = HEADER_OCTETS - 4  # what the header's own crc covers
 FORMAT_MARK = struct.pack("<8sHH", MAGIC, VERSION, HEADER_OCTETS)  # what every cache begins with
 # The table: octets 8; three starts, inode and stamp 4 each; flags 1. Starts have an end each.
 TABLE_OCTETS_EACH, TABLE_OCTETS_MORE = 29, 12
+NOTHING_LISTED = (bytes(CHECKSUM_OCTETS), bytes(CHECKSUM_OCTETS))
 MAX_STAMP_NS = (1 << 63) - 1  # in the year 2262
 # Offsets are 32 bits wide; so many messages stay below that with the longest names.
 MAX_MESSAGES = 2_000_000
@@ -56,6 +60,7 @@ NAMED = 0x20  # its tail is the whole name: the unique-id is not the base name
 TWIN = 0x40  # other files have its base name: the unique-id is made of its content
 LINKED = 0x80  # its file has further names in the maildrop
 UNNAMED = bytes(mark for mark in range(256) if not mark & NAMED)
+ELSEWHERE = [bytes(mark for mark in range(256) if mark & CUR != folder) for folder in (NEW, CUR)]
 
 UIDL_STATUS = b"+OK unique-id listing follows\r\n"
 LIST_STATUS = b"+OK scan listing follows\r\n"
@@ -78,10 +83,17 @@ class BadCache(Exception):
 class Facts:
     """What a cache says of itself beside its messages; all but `clock_ns` decides whether it is a hit."""
 
-    __slots__ = ("boot_id", "clock_ns", "cur", "flags", "max_messages", "new")
+    __slots__ = ("boot_id", "clock_ns", "cur", "flags", "listed", "max_messages", "new")
 
     def __init__(
-        self, boot_id: bytes, max_messages: int, clock_ns: int, flags: int, new: Signature, cur: Signature
+        self,
+        boot_id: bytes,
+        max_messages: int,
+        clock_ns: int,
+        flags: int,
+        new: Signature,
+        cur: Signature,
+        listed: tuple[bytes, bytes] = NOTHING_LISTED,
     ) -> None:
         self.boot_id = boot_id
         self.max_messages = max_messages
@@ -89,6 +101,8 @@ class Facts:
         self.flags = flags
         self.new = new
         self.cur = cur
+        # By folder, the checksum of its listing, if the cache has the files in that and no others, else NULs.
+        self.listed = listed
 
 
 class Header:
@@ -108,6 +122,7 @@ class Header:
         "end",
         "flags",
         "list_end",
+        "listed",
         "max_messages",
         "new",
         "octets",
@@ -125,22 +140,25 @@ class Header:
     clock_ns: int
     new: Signature
     cur: Signature
+    listed: tuple[bytes, bytes]
     uidl_end: int
     list_end: int
     table_end: int
     end: int
     own_crc: int
 
-    def __init__(self, octets: bytes) -> None:
+    def __init__(self, octets: Octets) -> None:
         fields = HEADER.unpack_from(octets)
         self.flags, boot_id, self.max_messages, self.count, self.body_crc = fields[3:8]
         self.boot_id = boot_id.rstrip(b"\0")
         self.octets, self.clock_ns = fields[8:10]
         self.new, self.cur = fields[10:14], fields[14:18]
-        self.uidl_end, self.list_end, self.table_end, self.end, self.own_crc = fields[18:]
+        self.uidl_end, self.list_end, self.table_end, self.end = fields[18:22]
+        self.listed, self.own_crc = fields[22:24], fields[24]
 
     def facts(self) -> Facts:
-        return Facts(self.boot_id, self.max_messages, self.clock_ns, self.flags, self.new, self.cur)
+        looked_at = (self.clock_ns, self.flags, self.new, self.cur, self.listed)
+        return Facts(self.boot_id, self.max_messages, *looked_at)
 
     # Where the columns of the table are
 
@@ -209,7 +227,8 @@ class Columns:
     Consecutive messages in the form in which the cache holds them.
 
     `uidl` and `scan` are listing lines; the starts are little-endian 32-bit numbers relative
-    to their section; each tail is followed by a NUL, which no name can hold.
+    to their section; each tail is followed by a NUL, which no name can hold. What comes from an
+    old cache are views of it, because most of it goes into the new one as it lies there.
     """
 
     __slots__ = (
@@ -219,13 +238,13 @@ class Columns:
 
     def __init__(
         self,
-        uidl: bytes,
-        scan: bytes,
-        octets: bytes,
-        starts: tuple[bytes, bytes, bytes],
-        files: tuple[bytes, bytes],
+        uidl: Octets,
+        scan: Octets,
+        octets: Octets,
+        starts: tuple[Octets, Octets, Octets],
+        files: tuple[Octets, Octets],
         flags: bytes,
-        tails: bytes,
+        tails: Octets,
     ) -> None:
         self.uidl = uidl
         self.scan = scan
@@ -239,8 +258,9 @@ class Columns:
 NOTHING = Columns(b"", b"", b"", (b"", b"", b""), (b"", b""), b"", b"")
 
 
-def cut(header: Header, image: bytes) -> Columns:
+def cut(header: Header, octets: bytes) -> Columns:
     """Return all messages of a whole cache whose header and body crc were checked."""
+    image = memoryview(octets)
     return Columns(
         image[HEADER_OCTETS + len(UIDL_STATUS) : header.uidl_end - len(TERMINATOR)],
         image[header.uidl_end + len(LIST_STATUS) : header.list_end - len(TERMINATOR)],
@@ -254,7 +274,7 @@ def cut(header: Header, image: bytes) -> Columns:
             image[header.inodes_at(0) : header.stamps_at(0)],
             image[header.stamps_at(0) : header.flags_at(0)],
         ),
-        image[header.flags_at(0) : header.table_end],
+        octets[header.flags_at(0) : header.table_end],
         image[header.table_end : header.end],
     )
 
@@ -330,8 +350,12 @@ def _starts(at: int, pieces: list[bytes]) -> bytes:
     return struct.pack(f"<{len(starts)}I", *starts)
 
 
-def assemble(first: Columns, second: Columns, octets: int, facts: Facts) -> bytes:
-    """Return a whole cache of the messages of `first`, then those of `second`, with `octets` together."""
+def assemble(first: Columns, second: Columns, octets: int, facts: Facts) -> list[Octets]:
+    """
+    Return a whole cache of the messages of `first`, then those of `second`, with `octets` together.
+
+    In pieces, the first of which is the header: a large cache is never copied into one piece.
+    """
     uidl_octets = len(UIDL_STATUS) + len(first.uidl) + len(second.uidl) + len(TERMINATOR)
     list_octets = len(LIST_STATUS) + len(first.scan) + len(second.scan) + len(TERMINATOR)
     tail_octets = len(first.tails) + len(second.tails)
@@ -355,7 +379,7 @@ def assemble(first: Columns, second: Columns, octets: int, facts: Facts) -> byte
     list_end = uidl_end + list_octets
     table_end = list_end + count * TABLE_OCTETS_EACH + TABLE_OCTETS_MORE
     layout = (uidl_end, list_end, table_end, table_end + tail_octets)
-    return b"".join((_header(facts, count, octets, crc, layout), *body))
+    return [_header(facts, count, octets, crc, layout), *body]
 
 
 def reseal(header: Header, facts: Facts) -> bytes:
@@ -367,7 +391,8 @@ def reseal(header: Header, facts: Facts) -> bytes:
 def _header(facts: Facts, count: int, octets: int, crc: int, layout: tuple[int, int, int, int]) -> bytes:
     header = HEADER.pack(
         MAGIC, VERSION, HEADER_OCTETS, facts.flags, facts.boot_id, facts.max_messages,
-        count, crc, octets, facts.clock_ns, *_storable(facts.new), *_storable(facts.cur), *layout, 0,
+        count, crc, octets, facts.clock_ns, *_storable(facts.new), *_storable(facts.cur), *layout,
+        *facts.listed, 0,
     )  # fmt: skip
     checked = header[:CHECKED_OCTETS]
     return checked + struct.pack("<I", crc32(checked))
@@ -387,9 +412,10 @@ def take_apart(columns: Columns) -> Known:
         BadCache: the octets, though their crc fits, are not what `render` writes.
     """
     count = len(columns.flags)
-    ids = _without_numbers(columns.uidl.split(b"\r\n"))
-    tails = columns.tails.split(b"\0")[:-1]
-    if len(ids) != count or len(tails) != count or not _are_names(columns):
+    uidl, together = bytes(columns.uidl), bytes(columns.tails)
+    ids = _without_numbers(uidl.split(b"\r\n"))
+    tails = together.split(b"\0")[:-1]
+    if len(ids) != count or len(tails) != count or not _are_names(uidl, columns.flags, together):
         raise BadCache("table_damaged")
     if columns.flags.translate(None, UNNAMED):
         marked = zip(ids, columns.flags, tails, strict=True)
@@ -401,23 +427,21 @@ def take_apart(columns: Columns) -> Known:
     return Known(ids, octets, columns.flags, file_names, inodes, stamps)
 
 
-def _are_names(columns: Columns) -> bool:
+def _are_names(uidl: bytes, flags: bytes, tails: bytes) -> bool:
     """Whether no name in there begins with a dot, holds a slash or is empty: looked for in all at once."""
-    uidl, tails = columns.uidl, columns.tails
     # rfind is twice as fast as `in` where one of two octets is everywhere.
     if b"/" in uidl or b"/" in tails or uidl.rfind(b" .") >= 0 or tails.rfind(b"\0.") >= 0:
         return False
     if uidl.rfind(b"\0") >= 0 or uidl.rfind(b" \r\n") >= 0:  # a unique-id with a NUL, or none at all
         return False
-    return not (tails.startswith(b".") or _has_empty_name(columns))
+    return not (tails.startswith(b".") or _has_empty_name(flags, tails))
 
 
-def _has_empty_name(columns: Columns) -> bool:
+def _has_empty_name(flags: bytes, tails: bytes) -> bool:
     # The tail of an unnamed message may be empty, which is usual; that of a named one never is.
-    if not columns.flags.translate(None, UNNAMED):
+    if not flags.translate(None, UNNAMED):
         return False
-    tails = columns.tails.split(b"\0")
-    return any(mark & NAMED and not tail for mark, tail in zip(columns.flags, tails, strict=False))
+    return any(mark & NAMED and not tail for mark, tail in zip(flags, tails.split(b"\0"), strict=False))
 
 
 def _without_numbers(lines: list[bytes]) -> list[bytes]:
@@ -429,6 +453,18 @@ def _without_numbers(lines: list[bytes]) -> list[bytes]:
         ids += [line[width:] for line in lines[first - 1 : min(10 * first - 1, count)]]
         first, width = 10 * first, width + 1
     return ids
+
+
+def last_name(columns: Columns) -> bytes:
+    """Return the name of the last of some messages. Raises BadCache, as `take_apart`."""
+    (line_at,) = struct.unpack("<I", columns.uidl_starts[-4:])
+    (tail_at,) = struct.unpack("<I", columns.tail_starts[-4:])
+    shown = bytes(columns.uidl[max(0, line_at - len(UIDL_STATUS)) :]).partition(b" ")[2].removesuffix(b"\r\n")
+    tail = bytes(columns.tails[tail_at:-1])
+    name = tail if columns.flags[-1] & NAMED else shown + tail
+    if not names.is_message_name(name):
+        raise BadCache("table_damaged")
+    return name
 
 
 def folder_signature(facts: Facts | Header, folder: int) -> Signature:

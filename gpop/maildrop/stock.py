@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gpop.maildrop.cachefile import Draft
+    from gpop.maildrop.listing import Listing
     from gpop.maildrop.maildir import Maildir
-    from gpop.maildrop.reconcile import Listing
     from gpop.maildrop.statcache import Signature
 
 # A folder that changes while it is listed is listed again, so many times in all.
@@ -65,14 +65,14 @@ def take_stock(
         OSError: the draft has no clock (any more).
     """
     deadline = time.monotonic() + clock_wait_s
-    seen: dict[int, Listing] = {NEW: {}, CUR: {}}
+    seen: dict[int, dict[bytes, int]] = {NEW: {}, CUR: {}}
     for _ in range(LIST_TRIES):
         stock = _settled(folders, draft, deadline)
         _list(folders, stock, to_list(stock))
         if folders.signatures() == stock.signatures:
             return stock
         for folder, listed in stock.listings.items():
-            seen[folder].update(listed)
+            seen[folder].update(listed.files())
     # Both, whatever changed: a message on its way from new/ to cur/ must be in one of them.
     _list(folders, stock, [NEW, CUR])
     _add_lingering(folders, stock, seen)
@@ -80,7 +80,7 @@ def take_stock(
     return stock
 
 
-def _add_lingering(folders: Maildir, stock: Stock, seen: dict[int, Listing]) -> None:
+def _add_lingering(folders: Maildir, stock: Stock, seen: dict[int, dict[bytes, int]]) -> None:
     """
     Add files that only earlier listings hold.
 
@@ -88,11 +88,11 @@ def _add_lingering(folders: Maildir, stock: Stock, seen: dict[int, Listing]) -> 
     the last listing is added even if it is gone: it may have been renamed right there. Who
     asks for such a message has it looked for; one that was removed will not be found.
     """
-    bases = {names.base_name(name) for listed in stock.listings.values() for name in listed}
+    bases = {names.base_name(name) for listed in stock.listings.values() for name in listed.encoded()}
     for folder, listed in stock.listings.items():
-        for name in seen[folder].keys() - listed.keys():
+        for name in seen[folder].keys() - listed.files().keys():
             if names.base_name(name) not in bases or folders.inode(folder, name):
-                listed[name] = seen[folder][name]
+                listed.add(name, seen[folder][name])
 
 
 def _list(folders: Maildir, stock: Stock, which: list[int]) -> None:

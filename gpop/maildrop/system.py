@@ -19,6 +19,7 @@ scandir = os.scandir
 read = os.read
 pread = os.pread
 write = os.write
+writev = os.writev
 fdatasync = os.fdatasync
 touch = os.utime
 rename = os.rename

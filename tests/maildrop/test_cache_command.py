@@ -133,7 +133,7 @@ def forge(store: Store, **changes: object) -> None:
     for name, value in changes.items():
         setattr(known, name, value)
     columns = statcache.render(NOTHING, known)
-    octets = statcache.assemble(NOTHING, columns, image.header.octets, image.header.facts())
+    octets = b"".join(statcache.assemble(NOTHING, columns, image.header.octets, image.header.facts()))
     image.close()
     store.cache.write_bytes(octets)
 

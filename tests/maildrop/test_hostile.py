@@ -155,7 +155,7 @@ def forge(store: Store, messages: list[tuple[bytes, int, int, bytes]], stamp: in
     count = len(messages)
     known = Known(ids, octets, flags, file_names, [0] * count, [stamp] * count)
     columns = statcache.render(NOTHING, known)
-    store.cache.write_bytes(statcache.assemble(NOTHING, columns, 12345, header.facts()))
+    store.cache.write_bytes(b"".join(statcache.assemble(NOTHING, columns, 12345, header.facts())))
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,43 @@ def test_new_mail_refreshes(store: Store) -> None:
     assert store.poll() == ("hit", "unchanged")
 
 
+@pytest.mark.parametrize("folders", [("new", "new"), ("cur", "new"), ("new", "cur")])
+def test_appending_gives_the_cache_that_a_rebuild_gives(store: Store, folders: tuple[str, str]) -> None:
+    """Octet for octet, whatever folder mail was in and comes into; what is known is not taken apart."""
+    first, then = folders
+    store.deliver_many(30, folder=first)
+    store.deliver_many(30, first=30, folder="cur", claim=True)
+    store.settle()
+    store.poll()
+    for number in (60, 61, 70):
+        store.deliver_many(number - 59, first=number, folder=then, claim=number == 61)
+        store.settle()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delattr(statcache, "take_apart")  # who wants it gets an error
+            assert store.poll() == ("refresh", f"{then}_changed")
+        appended = store.cache.read_bytes()
+        store.cache.unlink()
+        assert store.poll() == ("rebuild", "absent")
+        anew = store.cache.read_bytes()
+        assert appended[statcache.HEADER_OCTETS :] == anew[statcache.HEADER_OCTETS :]
+        assert statcache.Header(appended).listed == statcache.Header(anew).listed
+        store.cache.write_bytes(appended)
+
+
+def test_a_checksum_that_is_not_known_is_learned(store: Store) -> None:
+    """A cache without it, as an earlier version wrote them, is refreshed with all that it knows, once."""
+    store.deliver_many(4)
+    store.poll()
+    facts = statcache.Header(store.cache.read_bytes()).facts()
+    facts.listed = statcache.NOTHING_LISTED
+    store.cache.write_bytes(b"".join(cachefile.with_facts(store.cache.read_bytes(), facts)))
+    assert store.poll() == ("hit", "unchanged")
+    store.deliver("1800000000.a")
+    with store.session() as opened:
+        assert (opened.outcome, listing(opened)) == ("refresh", expected(store))
+    assert statcache.Header(store.cache.read_bytes()).listed[0] != statcache.NOTHING_LISTED[0]
+
+
 def test_an_empty_maildrop(store: Store) -> None:
     """No mail is an answer like any other, and its polls are hits."""
     with store.session() as opened:

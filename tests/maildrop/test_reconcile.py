@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpop.maildrop import reconcile, statcache
+from gpop.maildrop.listing import Listing, decoded
 from gpop.maildrop.names import CUR, NEW
 from gpop.maildrop.statcache import NOTHING, NOTHING_KNOWN, RACY_CUR, RACY_NEW, Facts, Known
 
@@ -72,15 +73,22 @@ def test_a_stamp_changes_with_every_write(
     assert remembered in (0, reconcile.file_stamp(written, size, now + 1)), "else it stays what it was"
 
 
-def listing(file_names: list[bytes]) -> dict[bytes, int]:
+def listing(file_names: list[bytes]) -> Listing:
     """What readdir says of a folder; a file keeps its inode whatever happens to its flags."""
-    return {name: crc32(name.partition(b":")[0]) for name in file_names}
+    inodes = [crc32(name.partition(b":")[0]) for name in file_names]
+    return Listing([decoded(name) for name in file_names], inodes)
+
+
+def checksums(listings: list[list[bytes]]) -> tuple[bytes, bytes]:
+    return listing(listings[NEW]).checksum(), listing(listings[CUR]).checksum()
 
 
 def known_of(listings: list[list[bytes]]) -> tuple[Known, statcache.Columns]:
     """What a cache remembers that was made of these folders; octets are the length of the name."""
     found = [
-        one for where in (NEW, CUR) for one in reconcile.gathered(where, listing(listings[where]).items())
+        one
+        for where in (NEW, CUR)
+        for one in reconcile.gathered(where, listing(listings[where]).files().items())
     ]
     messages = reconcile.recall(NOTHING_KNOWN, reconcile.in_order(found))
     messages.octets = [len(one[0]) for one in messages.found]
@@ -111,20 +119,21 @@ def test_a_refresh_gives_what_a_rebuild_gives(
         return
     facts = Facts(b"", 0, 0, 0, (0, 0, 0, 0), (0, 0, 0, 0))
     _, anew = known_of(now)
-    wanted = statcache.assemble(NOTHING, anew, 0, facts)
+    wanted = b"".join(statcache.assemble(NOTHING, anew, 0, facts))
 
-    added = reconcile.additions(known, {where: listing(now[where]) for where in which})
+    listings = {where: listing(now[where]) for where in which}
+    added = reconcile.additions(checksums(before), columns, listings)
     if added is not None and not reconcile.may_share_id(added, columns):
         messages = reconcile.recall(NOTHING_KNOWN, added)
         messages.octets = [len(one[0]) for one in messages.found]
         more = reconcile.rendered(messages, columns)
-        assert statcache.assemble(columns, more, 0, facts) == wanted
+        assert b"".join(statcache.assemble(columns, more, 0, facts)) == wanted
 
     found = [
         one
         for where in (NEW, CUR)
         for one in reconcile.gathered(
-            where, (listing(now[where]) if where in which else known.files_in(where)).items()
+            where, (listing(now[where]).files() if where in which else known.files_in(where)).items()
         )
     ]
     messages = reconcile.recall(known, reconcile.in_order(found))
@@ -132,23 +141,72 @@ def test_a_refresh_gives_what_a_rebuild_gives(
     for index, one in enumerate(messages.found):
         assert (messages.octets[index] == reconcile.UNMEASURED) == (one[0] not in bases_before)
         messages.octets[index] = len(one[0])
-    assert statcache.assemble(NOTHING, reconcile.rendered(messages, NOTHING), 0, facts) == wanted
+    anew = reconcile.rendered(messages, NOTHING)
+    assert b"".join(statcache.assemble(NOTHING, anew, 0, facts)) == wanted
 
 
 def test_new_mail_is_appended() -> None:
     """The usual refresh, mail that came last, takes the short way; mail that came earlier does not."""
-    known, _ = known_of([[b"1700000005.a"], [b"1700000004.a:2,S"]])
-    later = reconcile.additions(known, {NEW: listing([b"1700000006.b", b"1700000005.a", b"1700000006.a"])})
-    assert later and [one[2] for one in later] == [b"1700000006.a", b"1700000006.b"]
-    assert reconcile.additions(known, {NEW: listing([b"1700000005.a", b"1700000003.a"])}) is None
-    assert reconcile.additions(known, {NEW: listing([b"1700000006.a"])}) is None
-    assert reconcile.additions(known, {NEW: listing([b"1700000005.a:2,S"])}) is None
-    assert reconcile.additions(known, {CUR: listing([b"1700000004.a:2,S"])}) == []
+    before = [[b"1700000005.a"], [b"1700000004.a:2,S"]]
+    _, columns = known_of(before)
+
+    def added(folder: int, file_names: list[bytes]) -> list[bytes] | None:
+        found = reconcile.additions(checksums(before), columns, {folder: listing(file_names)})
+        return None if found is None else [one[2] for one in found]
+
+    assert added(NEW, [b"1700000006.b", b"1700000005.a", b"1700000006.a"]) == [
+        b"1700000006.a",
+        b"1700000006.b",
+    ]
+    assert added(NEW, [b"1700000005.a", b"1700000003.a"]) is None
+    assert added(NEW, [b"1700000006.a"]) is None
+    assert added(NEW, [b"1700000005.a:2,S"]) is None
+    assert added(NEW, []) is None
+    assert added(CUR, [b"1700000004.a:2,S"]) == []
+    assert added(CUR, [b"1700000004.a:2,FS"]) is None
+    assert added(CUR, [b"1700000004.a:2,S", b"1700000005.a:2,S"]) is None, "the last one, in both folders"
+
+
+@given(before=two_folders, later=st.lists(folder, min_size=2, max_size=2), places=st.lists(st.integers(0, 9)))
+def test_additions_are_just_what_was_not_there(
+    before: list[list[bytes]], later: list[list[bytes]], places: list[int]
+) -> None:
+    """Whatever comes into a folder, wherever readdir has it: if it is appended, that is all that came."""
+    _, columns = known_of(before)
+    now = [listed.copy() for listed in before]
+    for folder_now, more in zip(now, later, strict=True):
+        for number, name in enumerate(more):
+            folder_now.insert(places[number] if number < len(places) else 0, name)
+    if not disjoint(now):
+        return
+    added = reconcile.additions(checksums(before), columns, {NEW: listing(now[NEW]), CUR: listing(now[CUR])})
+    if added is not None:
+        assert sorted(one[2] for one in added) == sorted(later[NEW] + later[CUR])
+
+
+def test_a_file_in_another_s_place_is_seen() -> None:
+    """Same names, another inode: not what was there, even where only the high bits differ."""
+    before = [[b"1700000005.a", b"1700000006.b"], []]
+    _, columns = known_of(before)
+    for change in (1, 1 << 40):
+        now = listing(before[NEW])
+        now.inodes[0] ^= change
+        assert reconcile.additions(checksums(before), columns, {NEW: now}) is None
+
+
+def test_a_folder_whose_checksum_is_not_known() -> None:
+    """NULs, as an earlier version left there, fit no folder that has files, and a folder without any."""
+    before = [[b"1700000005.a"], []]
+    _, columns = known_of(before)
+    unknown = statcache.NOTHING_LISTED
+    assert reconcile.additions(unknown, columns, {NEW: listing(before[NEW])}) is None
+    assert reconcile.additions(unknown, columns, {NEW: listing([])}) is None
+    assert reconcile.additions(unknown, columns, {CUR: listing([])}) == []
 
 
 def test_what_the_cache_knows_goes_before_the_name() -> None:
     """A `W=` that was found to lie is not believed again."""
-    found = reconcile.gathered(NEW, listing([b"1700000000.a,W=7", b"1700000001.b,W=8"]).items())
+    found = reconcile.gathered(NEW, listing([b"1700000000.a,W=7", b"1700000001.b,W=8"]).files().items())
     known = Known(
         [b"1700000000.a,W=7"],
         (9,),
@@ -168,15 +226,13 @@ def test_another_file_is_measured() -> None:
     bases = [b"1700000000.a,W=7", b"1700000001.b"]
     mark = statcache.MEASURED | 1 << statcache.FORM_SHIFT
     known = Known(bases, (7, 9), bytes([0, mark]), bases, [1, 2], [0, 3])
-    listed = {NEW: {bases[0]: 5, bases[1]: 6}}
-    assert reconcile.additions(known, listed) is None
-    messages = reconcile.recall(known, reconcile.gathered(NEW, listed[NEW].items()))
+    messages = reconcile.recall(known, reconcile.gathered(NEW, [(bases[0], 5), (bases[1], 6)]))
     assert (messages.octets, messages.flags, messages.stamps) == ([reconcile.UNMEASURED] * 2, [0, 0], [0, 0])
     assert messages.doubts == {1: (9, 3)}
 
 
 def test_estimates_are_not_kept() -> None:
     """What could not be read is tried again."""
-    found = reconcile.gathered(NEW, listing([b"1700000000.a"]).items())
+    found = reconcile.gathered(NEW, listing([b"1700000000.a"]).files().items())
     known = Known([b"1700000000.a"], (9,), bytes([statcache.ESTIMATED]), [b"1700000000.a"], [1], [0])
     assert reconcile.recall(known, found).octets == [reconcile.UNMEASURED]
