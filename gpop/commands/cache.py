@@ -248,7 +248,7 @@ class Truth:
 
 def _measured(folders: maildir.Maildir, folder: int, name: bytes) -> tuple[int, int] | None:
     try:
-        octets, form, _ = folders.measure(folder, name)
+        octets, form, _, _ = folders.measure(folder, name)
         return octets, form
     except OSError:
         return None

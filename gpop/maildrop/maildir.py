@@ -183,9 +183,9 @@ class Maildir:
 
     # Files
 
-    def measure(self, folder: int, name: bytes) -> tuple[int, int, os.stat_result]:
+    def measure(self, folder: int, name: bytes) -> tuple[int, int, int, int]:
         """
-        Read a file; return its octets on the wire, its form, and its status before it was read.
+        Read a file; return its octets on the wire, its form, and its mtime (ns) and size before it was read.
 
         Raises:
             OSError: it can't be read.
@@ -193,14 +193,18 @@ class Maildir:
         fd = system.open_file(name, FILE_FLAGS, dir_fd=self.folder_fd(folder))
         try:
             status = system.fstat(fd)
-            chunk = system.read(fd, CHUNK_OCTETS)
-            if len(chunk) < CHUNK_OCTETS:
-                return *encoding.measure(chunk), status
-            measure = encoding.Measure()
-            while chunk:
-                measure.feed(chunk)
-                chunk = system.read(fd, CHUNK_OCTETS)
-            return *measure.result(), status
+            # One octet more than there are: a whole message is then known to be whole.
+            wanted = status.st_size + 1 if status.st_size < CHUNK_OCTETS else CHUNK_OCTETS
+            chunk = system.read(fd, wanted)
+            if len(chunk) < wanted:
+                octets, form = encoding.measure(chunk)
+            else:
+                measure = encoding.Measure()
+                while chunk:
+                    measure.feed(chunk)
+                    chunk = system.read(fd, CHUNK_OCTETS)
+                octets, form = measure.result()
+            return octets, form, status.st_mtime_ns, status.st_size
         finally:
             os.close(fd)
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Octets of a message that has to be looked into.
 UNMEASURED = -1
+# The flags of messages of which their own folder says all.
+ALL_OF_ONE_FOLDER = bytes(mark for mark in range(256) if not mark & (TWIN | LINKED | ESTIMATED))
 # The flags that stay true whatever name the message gets.
 REMEMBERED = MEASURED | FORM_BITS
 
@@ -104,7 +106,8 @@ def of_one_base(found: list[Found]) -> dict[bytes, list[Found]]:
 def in_order(found: list[Found]) -> list[Found]:
     """Return the files in message order: by delivery time, then by base name; twins by unique-id."""
     if names.have_usual_times([one[0] for one in found]):
-        return sorted(found)
+        # By base name alone, which is quicker; sorting keeps the order of twins, which are sorted.
+        return sorted(found, key=lambda one: one[0])
     return sorted(found, key=lambda one: (names.order_key(one[0]), one))
 
 
@@ -153,6 +156,9 @@ def recall(known: Known, found: list[Found]) -> Messages:
     is believed of a twin: its name's `W=` is that of the other one, too. Nor is anything of
     a message that is in another file than it was: a filter has rewritten it.
     """
+    if not known.ids:
+        claimed = [UNMEASURED if one[3] & TWIN else names.wire_octets(one[0]) for one in found]
+        return Messages(found, claimed, [one[3] for one in found], [0] * len(found))
     memory = {
         (names.base_name(name) if mark & NAMED else shown): (octets, mark & REMEMBERED, inode, stamp)
         for shown, octets, mark, name, inode, stamp in zip(
@@ -186,17 +192,17 @@ def rendered(messages: Messages, before: Columns) -> Columns:
     bases = [one[0] for one in messages.found]
     twins = {index: one[1] for index, one in enumerate(messages.found) if one[1]}
     ids = names.unique_ids(bases, twins)
-    flags = [
-        mark if shown == base else mark | NAMED
-        for mark, shown, base in zip(messages.flags, ids, bases, strict=True)
-    ]
+    flags = messages.flags
+    if ids != bases:
+        named = zip(flags, ids, bases, strict=True)
+        flags = [mark if shown == base else mark | NAMED for mark, shown, base in named]
     file_names, inodes = [one[2] for one in messages.found], [one[4] for one in messages.found]
     return statcache.render(before, Known(ids, messages.octets, flags, file_names, inodes, messages.stamps))
 
 
 def needs_both_folders(messages: Messages) -> bool:
     """Whether a later refresh has to look at everything: there are twins, links or unreadable files."""
-    return any(mark & (TWIN | LINKED | ESTIMATED) for mark in messages.flags)
+    return bool(bytes(messages.flags).translate(None, ALL_OF_ONE_FOLDER))
 
 
 # The usual refresh: nothing but new mail

@@ -209,7 +209,7 @@ class _Renewal:
             counts[shown] = counts.get(shown, 0) + 1
             suffix = b"-%d" % counts[shown] if counts[shown] > 1 else b""
             twins.append((base, shown + suffix, name, mark | TWIN, listed_inode))
-        return twins
+        return sorted(twins)
 
     def _digest(self, folder: int, name: bytes) -> bytes:
         try:
@@ -258,7 +258,7 @@ class _Renewal:
         try:
             if index in messages.doubts and self._is_restored(messages, index):
                 return True
-            octets, form, status = self._folders.measure(mark & CUR, name)
+            octets, form, mtime_ns, size = self._folders.measure(mark & CUR, name)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -266,7 +266,7 @@ class _Renewal:
                 raise
             return self._estimate(messages, index, error)
         messages.octets[index] = octets
-        stamp = self._stamp(status)
+        stamp = reconcile.file_stamp(mtime_ns, size, self._stock.clock_ns)
         messages.stamps[index] = stamp
         messages.flags[index] |= MEASURED | (form << FORM_SHIFT if stamp else 0)
         return True
@@ -280,15 +280,13 @@ class _Renewal:
         """
         _, _, name, mark, _ = messages.found[index]
         octets, stamp = messages.doubts[index]
-        if self._stamp(self._folders.status(mark & CUR, name)) != stamp:
+        status = self._folders.status(mark & CUR, name)
+        if reconcile.file_stamp(status.st_mtime_ns, status.st_size, self._stock.clock_ns) != stamp:
             return False
         messages.octets[index] = octets
         messages.stamps[index] = stamp
         messages.flags[index] |= MEASURED
         return True
-
-    def _stamp(self, status: os.stat_result) -> int:
-        return reconcile.file_stamp(status.st_mtime_ns, status.st_size, self._stock.clock_ns)
 
     def _estimate(self, messages: Messages, index: int, fault: OSError) -> bool:
         """Give a message that can't be read the octets of its file: it stays listed."""

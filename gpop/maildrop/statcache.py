@@ -324,7 +324,7 @@ def render(before: Columns, known: Known) -> Columns:
     uidl = [b"%d %b\r\n" % line for line in zip(range(first, first + count), ids, strict=True)]
     scan = [b"%d %d\r\n" % line for line in zip(range(first, first + count), known.octets, strict=True)]
     tails = [
-        (name if mark & NAMED else name[len(shown) :]) + b"\0"
+        name if mark & NAMED else name[len(shown) :]
         for name, mark, shown in zip(known.names, known.flags, ids, strict=True)
     ]
     return Columns(
@@ -334,19 +334,20 @@ def render(before: Columns, known: Known) -> Columns:
         (
             _starts(len(UIDL_STATUS) + len(before.uidl), uidl),
             _starts(len(LIST_STATUS) + len(before.scan), scan),
-            _starts(len(before.tails), tails),
+            _starts(len(before.tails), tails, gap=1),
         ),
         (struct.pack(f"<{count}I", *known.inodes), struct.pack(f"<{count}I", *known.stamps)),
         bytes(known.flags),
-        b"".join(tails),
+        b"\0".join([*tails, b""]),
     )
 
 
-def _starts(at: int, pieces: list[bytes]) -> bytes:
+def _starts(at: int, pieces: list[bytes], gap: int = 0) -> bytes:
+    """Return where each piece starts, with a gap after each; the first at `at`."""
     starts = []
-    for piece in pieces:
+    for octets in map(len, pieces):
         starts.append(at)
-        at += len(piece)
+        at += octets + gap
     return struct.pack(f"<{len(starts)}I", *starts)
 
 
