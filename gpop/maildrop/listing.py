@@ -12,6 +12,10 @@ import struct
 import sys
 from zlib import crc32
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 CHECKSUM_OCTETS = 8
 # So much of an inode number is kept in the statcache's table.
 INODE_BITS = 0xFFFFFFFF
@@ -35,9 +39,12 @@ class Listing:
         """Return the names as octets."""
         return self._joined().split(b"/") if self.names else []
 
-    def files(self) -> dict[bytes, int]:
-        """Return the inodes, as the table keeps them, by name."""
-        return dict(zip(self.encoded(), [inode & INODE_BITS for inode in self.inodes], strict=True))
+    def files(self) -> Iterator[tuple[bytes, int]]:
+        """Return the names and inodes, as the table keeps them."""
+        inodes = self.inodes
+        if max(inodes, default=0) > INODE_BITS:
+            inodes = [inode & INODE_BITS for inode in inodes]
+        return zip(self.encoded(), inodes, strict=True)
 
     def add(self, name: bytes, inode: int) -> None:
         self.names.append(decoded(name))

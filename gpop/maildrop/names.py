@@ -160,7 +160,9 @@ def have_usual_times(bases: list[bytes]) -> bool:
     """Whether all begin with ten digits and a dot: such names sort as octets as they do by time."""
     count = len(bases)
     together = b"".join([base[:11] for base in bases])  # looked at all at once, because there may be 100,000
-    return len(together) == 11 * count and together[10::11] == b"." * count == together.translate(None, DIGITS)
+    return len(together) == 11 * count and together[10::11] == b"." * count == together.translate(
+        None, DIGITS
+    )
 
 
 # Flags

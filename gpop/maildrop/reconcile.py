@@ -231,7 +231,7 @@ def additions(
         count = len(columns.flags.translate(None, statcache.ELSEWHERE[folder]))
         if count != len(known.names) or known.checksum() != listed[folder]:
             return None
-        added += gathered(folder, new.files().items())
+        added += gathered(folder, new.files())
     added = in_order(added)
     # Strictly after all the known: so it can't have the base name of one of them either.
     follow = not (added and last) or names.order_key(names.base_name(last)) < names.order_key(added[0][0])

@@ -31,7 +31,6 @@ from gpop.maildrop.stock import Stock, take_stock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import os
 
     from gpop.maildrop.maildir import Maildir
     from gpop.maildrop.opening import Options, Warnings
@@ -107,7 +106,7 @@ def unwritable(error: OSError) -> tuple[str, dict[str, int | str]]:
 class _Renewal:
     """The steps of `renew`."""
 
-    __slots__ = ("_draft", "_folders", "_memory", "_options", "_relocated", "_stock", "_warnings")
+    __slots__ = ("_draft", "_folders", "_listed", "_memory", "_options", "_stock", "_warnings")
 
     def __init__(
         self, folders: Maildir, options: Options, memory: Memory, draft: Draft | None, warnings: Warnings
@@ -117,8 +116,11 @@ class _Renewal:
         self._memory = memory
         self._draft = draft
         self._warnings = warnings
-        self._relocated = False  # a file was not found where it was listed
         self._stock = take_stock(folders, draft, options.clock_wait_s, self._to_list)
+        # The checksums of the listings that the new cache is made of.
+        self._listed = [*(memory.header.listed if memory.header else statcache.NOTHING_LISTED)]
+        for folder, listing in self._stock.listings.items():
+            self._listed[folder] = listing.checksum()
 
     def _to_list(self, stock: Stock) -> list[int]:
         if self._memory.header is None:
@@ -164,9 +166,9 @@ class _Renewal:
     def _put_together(self) -> Image:
         found: list[Found] = []
         for folder in (NEW, CUR):
-            listing = self._stock.listings.get(folder)
-            files = listing.files() if listing else self._memory.known().files_in(folder)
-            found += reconcile.gathered(folder, files.items())
+            listing = self._stock.listings.pop(folder, None)  # its memory is wanted for what is made of it
+            files = listing.files() if listing else self._memory.known().files_in(folder).items()
+            found += reconcile.gathered(folder, files)
         found = reconcile.in_order(self._told_apart(found))
         messages = self._measured(reconcile.recall(self._memory.known(), found[: self._limit()]))
         facts = self._facts(len(found) > self._limit() or reconcile.needs_both_folders(messages))
@@ -239,7 +241,7 @@ class _Renewal:
 
     def _relocate(self, messages: Messages, vanished: list[int]) -> set[int]:
         """Look for vanished files under other names; returns the indexes of those that are gone."""
-        self._relocated = True
+        self._listed = [*statcache.NOTHING_LISTED]  # not just what was listed will be in the cache
         places, certain = self._folders.places({messages.found[index][0] for index in vanished})
         gone = set()
         for index in vanished:
@@ -313,18 +315,8 @@ class _Renewal:
         stock, options = self._stock, self._options
         flags = stock.racy | (LIST_BOTH if list_both else 0)
         new, cur = stock.signatures
-        listed = (self._listed(NEW), self._listed(CUR))
+        listed = (self._listed[NEW], self._listed[CUR])
         return Facts(options.boot_id, options.max_messages, stock.clock_ns, flags, new, cur, listed)
-
-    def _listed(self, folder: int) -> bytes:
-        """Return the checksum of a folder's listing, if the cache is going to have just those files."""
-        if self._relocated:
-            return statcache.NOTHING_LISTED[folder]
-        listing = self._stock.listings.get(folder)
-        if listing is not None:
-            return listing.checksum()
-        assert self._memory.header is not None  # else both were listed
-        return self._memory.header.listed[folder]
 
     def _written(self, pieces: list[Octets]) -> Image:
         """Return the image, from the Maildir if it can be written there, else from memory."""

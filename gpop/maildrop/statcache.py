@@ -320,35 +320,39 @@ NOTHING_KNOWN = Known([], (), b"", [], (), ())
 def render(before: Columns, known: Known) -> Columns:
     """Return the columns of further messages, which follow those in `before`."""
     ids, count = known.ids, len(known.ids)
-    first = len(before.flags) + 1
-    uidl = [b"%d %b\r\n" % line for line in zip(range(first, first + count), ids, strict=True)]
-    scan = [b"%d %d\r\n" % line for line in zip(range(first, first + count), known.octets, strict=True)]
-    tails = [
-        name if mark & NAMED else name[len(shown) :]
-        for name, mark, shown in zip(known.names, known.flags, ids, strict=True)
-    ]
+    numbers = range(len(before.flags) + 1, len(before.flags) + 1 + count)
+    # One after the other, so that what one is made of has its memory used again by the next.
+    uidl, uidl_starts = _laid_out(
+        [b"%d %b\r\n" % line for line in zip(numbers, ids, strict=True)], len(UIDL_STATUS) + len(before.uidl)
+    )
+    scan, list_starts = _laid_out(
+        [b"%d %d\r\n" % line for line in zip(numbers, known.octets, strict=True)],
+        len(LIST_STATUS) + len(before.scan),
+    )
+    named = zip(known.names, known.flags, ids, strict=True)
+    tails, tail_starts = _laid_out(
+        [name if mark & NAMED else name[len(shown) :] for name, mark, shown in named],
+        len(before.tails),
+        b"\0",
+    )
     return Columns(
-        b"".join(uidl),
-        b"".join(scan),
+        uidl,
+        scan,
         struct.pack(f"<{count}Q", *known.octets),
-        (
-            _starts(len(UIDL_STATUS) + len(before.uidl), uidl),
-            _starts(len(LIST_STATUS) + len(before.scan), scan),
-            _starts(len(before.tails), tails, gap=1),
-        ),
+        (uidl_starts, list_starts, tail_starts),
         (struct.pack(f"<{count}I", *known.inodes), struct.pack(f"<{count}I", *known.stamps)),
         bytes(known.flags),
-        b"\0".join([*tails, b""]),
+        tails,
     )
 
 
-def _starts(at: int, pieces: list[bytes], gap: int = 0) -> bytes:
-    """Return where each piece starts, with a gap after each; the first at `at`."""
+def _laid_out(pieces: list[bytes], at: int, end: bytes = b"") -> tuple[bytes, bytes]:
+    """Return pieces, each with an end, in one, and the column of their starts; the first is at `at`."""
     starts = []
     for octets in map(len, pieces):
         starts.append(at)
-        at += octets + gap
-    return struct.pack(f"<{len(starts)}I", *starts)
+        at += octets + len(end)
+    return end.join([*pieces, b""]), struct.pack(f"<{len(starts)}I", *starts)
 
 
 def assemble(first: Columns, second: Columns, octets: int, facts: Facts) -> list[Octets]:

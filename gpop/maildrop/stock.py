@@ -90,7 +90,7 @@ def _add_lingering(folders: Maildir, stock: Stock, seen: dict[int, dict[bytes, i
     """
     bases = {names.base_name(name) for listed in stock.listings.values() for name in listed.encoded()}
     for folder, listed in stock.listings.items():
-        for name in seen[folder].keys() - listed.files().keys():
+        for name in seen[folder].keys() - dict(listed.files()).keys():
             if names.base_name(name) not in bases or folders.inode(folder, name):
                 listed.add(name, seen[folder][name])
 

@@ -86,9 +86,7 @@ def checksums(listings: list[list[bytes]]) -> tuple[bytes, bytes]:
 def known_of(listings: list[list[bytes]]) -> tuple[Known, statcache.Columns]:
     """What a cache remembers that was made of these folders; octets are the length of the name."""
     found = [
-        one
-        for where in (NEW, CUR)
-        for one in reconcile.gathered(where, listing(listings[where]).files().items())
+        one for where in (NEW, CUR) for one in reconcile.gathered(where, listing(listings[where]).files())
     ]
     messages = reconcile.recall(NOTHING_KNOWN, reconcile.in_order(found))
     messages.octets = [len(one[0]) for one in messages.found]
@@ -133,7 +131,7 @@ def test_a_refresh_gives_what_a_rebuild_gives(
         one
         for where in (NEW, CUR)
         for one in reconcile.gathered(
-            where, (listing(now[where]).files() if where in which else known.files_in(where)).items()
+            where, listing(now[where]).files() if where in which else known.files_in(where).items()
         )
     ]
     messages = reconcile.recall(known, reconcile.in_order(found))
@@ -206,7 +204,7 @@ def test_a_folder_whose_checksum_is_not_known() -> None:
 
 def test_what_the_cache_knows_goes_before_the_name() -> None:
     """A `W=` that was found to lie is not believed again."""
-    found = reconcile.gathered(NEW, listing([b"1700000000.a,W=7", b"1700000001.b,W=8"]).files().items())
+    found = reconcile.gathered(NEW, listing([b"1700000000.a,W=7", b"1700000001.b,W=8"]).files())
     known = Known(
         [b"1700000000.a,W=7"],
         (9,),
@@ -233,6 +231,6 @@ def test_another_file_is_measured() -> None:
 
 def test_estimates_are_not_kept() -> None:
     """What could not be read is tried again."""
-    found = reconcile.gathered(NEW, listing([b"1700000000.a"]).files().items())
+    found = reconcile.gathered(NEW, listing([b"1700000000.a"]).files())
     known = Known([b"1700000000.a"], (9,), bytes([statcache.ESTIMATED]), [b"1700000000.a"], [1], [0])
     assert reconcile.recall(known, found).octets == [reconcile.UNMEASURED]
