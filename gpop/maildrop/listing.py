@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 CHECKSUM_OCTETS = 8
 # So much of an inode number is kept in the statcache's table.
 INODE_BITS = 0xFFFFFFFF
+# So many files go into a checksum at a time.
+PART = 500
 
 
 class Listing:
@@ -37,7 +39,7 @@ class Listing:
 
     def encoded(self) -> list[bytes]:
         """Return the names as octets."""
-        return self._joined().split(b"/") if self.names else []
+        return _joined(self.names).split(b"/") if self.names else []
 
     def files(self) -> Iterator[tuple[bytes, int]]:
         """Return the names and inodes, as the table keeps them."""
@@ -63,12 +65,18 @@ class Listing:
 
         File systems list the files that stay in the order in which they had them before.
         """
-        inodes = struct.pack(f"<{len(self.inodes)}Q", *self.inodes)
-        return struct.pack("<II", crc32(self._joined()), crc32(inodes))
+        of_names = of_inodes = 0
+        # Some at a time: memory for all of them costs a session more than the work.
+        for first in range(0, len(self.names), PART):
+            inodes = self.inodes[first : first + PART]
+            of_names = crc32(_joined([*self.names[first : first + PART], ""]), of_names)
+            of_inodes = crc32(struct.pack(f"<{len(inodes)}Q", *inodes), of_inodes)
+        return struct.pack("<II", of_names, of_inodes)
 
-    def _joined(self) -> bytes:
-        # All at once, because there may be many; no name can hold a slash.
-        return "/".join(self.names).encode(sys.getfilesystemencoding(), "surrogateescape")
+
+def _joined(file_names: list[str]) -> bytes:
+    # Many at once, because there may be 100,000; no name can hold a slash.
+    return "/".join(file_names).encode(sys.getfilesystemencoding(), "surrogateescape")
 
 
 def decoded(name: bytes) -> str:
