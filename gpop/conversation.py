@@ -12,7 +12,6 @@ is an exception, and only the QUIT reaches `_update`.
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 
 from gpop import signals
@@ -29,11 +28,9 @@ if TYPE_CHECKING:
     from gpop.report import Report
     from gpop.stream import Stream
 
-# What is read of a message at a time: large enough that C does the work, small enough to be nothing.
-CHUNK_OCTETS = 65536
-# What is mapped of a large message at a time, in one call and not page by page.
-WINDOW_OCTETS = 16 * CHUNK_OCTETS
-MADV_POPULATE_READ = 22  # linux/mman.h, since Linux 5.14
+# What is read of a message at a time: large enough that C does the work, so small that the C library has
+# memory for it at hand. From 64 KiB on it asks for pages and gives them back, chunk after chunk.
+CHUNK_OCTETS = 32768
 
 BYE = wire.ok("bye")
 NOT_REMOVED = wire.err("Some deleted messages not removed")
@@ -116,27 +113,33 @@ class Conversation:
 
     def _retr(self, index: int, message: maildir.OpenMessage) -> None:
         """Send a whole message, counting its octets as LIST counts them (RFC 1939 §11)."""
-        before = self.stream.octets_sent + len(self.stream.batch)
-        self._reply(b"+OK %d octets\r\n" % message.listed_octets)
-        octets, form = self._send_encoded(message)
-        self.report.retr += 1
-        self.report.retr_octets += self.stream.octets_sent + len(self.stream.batch) - before
-        if octets != message.listed_octets or form != message.form:
+        stream, report, listed = self.stream, self.report, message.listed_octets
+        before = stream.octets_sent + stream.batch_octets
+        self._reply(b"+OK %d octets\r\n" % listed)
+        if message.file_size <= CHUNK_OCTETS:
+            whole = _read(message.fd, message.file_size)
+            encoded, octets, form = encoding.encode_whole(whole, message.form, listed)
+            stream.send(encoded)
+        else:
+            octets, form = self._send_large(message)
+        stream.send(wire.TERMINATOR)
+        report.retr += 1
+        report.retr_octets += stream.octets_sent + stream.batch_octets - before
+        if octets != listed or form != message.form:
             self.opened.learned(index, octets, form)
-            self.report.note_warnings(self.opened)
+            report.note_warnings(self.opened)
         if message.is_new:
             self.opened.maildrop.retrieved.add(index)
 
-    def _send_encoded(self, message: maildir.OpenMessage) -> tuple[int, int]:
+    def _send_large(self, message: maildir.OpenMessage) -> tuple[int, int]:
         """
-        Send a message on the way that its form allows; returns its true octets and form.
+        Send a message in chunks, on the way that its form allows; returns its true octets and form.
 
         A form is only known of a file that was measured and has not been written to since.
         """
         stream, size = self.stream, message.file_size
         if message.form == encoding.FORM_WIRE:
             stream.send_file(message.fd, 0, size)
-            stream.send(b".\r\n")
             return size, message.form
         if message.form == encoding.FORM_PLAIN_LF:
             octets = 0
@@ -144,7 +147,6 @@ class Conversation:
                 encoded = encoding.encode_plain(chunk)
                 octets += len(encoded)
                 stream.send(encoded)
-            stream.send(b".\r\n")
             return octets, message.form
         measure = encoding.Measure() if message.form == encoding.FORM_UNKNOWN else None
         at = encoding.LINE_START
@@ -153,11 +155,12 @@ class Conversation:
                 measure.feed(chunk)
             encoded, at = encoding.encode(chunk, at)
             stream.send(encoded)
-        stream.send(encoding.terminator(at))
+        if at != encoding.LINE_START:
+            stream.send(wire.CRLF)
         return measure.result() if measure else (message.listed_octets, message.form)
 
     def _top(self, message: maildir.OpenMessage, line_count: int) -> None:
-        before = self.stream.octets_sent + len(self.stream.batch)
+        before = self.stream.octets_sent + self.stream.batch_octets
         self._reply(b"+OK top of message follows\r\n")
         encoder = encoding.TopEncoder(line_count)
         for chunk in _chunks(message.fd, message.file_size):
@@ -166,7 +169,7 @@ class Conversation:
                 break
         self.stream.send(encoder.finish())
         self.report.top += 1
-        self.report.top_octets += self.stream.octets_sent + len(self.stream.batch) - before
+        self.report.top_octets += self.stream.octets_sent + self.stream.batch_octets - before
 
     # Ending
 
@@ -193,30 +196,18 @@ def _chunks(fd: int, size: int) -> Iterator[bytes]:
     """
     Yield a file of `size` octets in chunks.
 
-    Up to one chunk it is read; above that it is mapped, and a file that another program
-    makes shorter meanwhile ends this process with SIGBUS, which is what we want: nothing
-    is removed, and the broker reports it.
+    They are read, not mapped: that is cheaper, and a file that another program makes shorter
+    meanwhile is an error (EIO) here and no signal.
     """
-    if size <= CHUNK_OCTETS:
-        octets = os.read(fd, size) if size else b""
-        if len(octets) != size:
-            raise OSError(errno.EIO, "a message became shorter while it was sent")
-        if octets:
-            yield octets
-        return
-    with mmap.mmap(fd, size, prot=mmap.PROT_READ) as mapped:
-        for window in range(0, size, WINDOW_OCTETS):
-            end = min(window + WINDOW_OCTETS, size)
-            _populate(mapped, window, end - window)
-            for start in range(window, end, CHUNK_OCTETS):
-                yield mapped[start : min(start + CHUNK_OCTETS, end)]
-            # Pages that were sent are given back: a 50 MB message costs one window, not 50 MB.
-            mapped.madvise(mmap.MADV_DONTNEED, window, end - window)
+    while size:
+        chunk = _read(fd, min(size, CHUNK_OCTETS))
+        size -= len(chunk)
+        yield chunk
 
 
-def _populate(mapped: mmap.mmap, start: int, length: int) -> None:
-    """Have the pages mapped at once, if the kernel can; else each will be when it is read."""
-    try:
-        mapped.madvise(MADV_POPULATE_READ, start, length)
-    except OSError:
-        return
+def _read(fd: int, size: int) -> bytes:
+    """Return the next `size` octets of a file. Raises OSError."""
+    octets = os.read(fd, size)
+    if len(octets) != size:
+        raise OSError(errno.EIO, "a message became shorter while it was sent")
+    return octets

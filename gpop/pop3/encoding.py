@@ -75,6 +75,36 @@ def encode_plain(chunk: bytes) -> bytes:
     return chunk.replace(b"\n", CRLF)
 
 
+def encode_whole(message: bytes, form: int, octets: int) -> tuple[bytes, int, int]:
+    """
+    Return a whole message in wire form, its last line ended; its octets as LIST counts them; and its form.
+
+    `octets` are believed if `form` is known; else the message is measured as well.
+    """
+    if form == FORM_UNKNOWN:
+        if _is_plain_lf(message):
+            form = FORM_PLAIN_LF
+        else:
+            octets, form = measure(message)
+    if form == FORM_PLAIN_LF:
+        message = message.replace(b"\n", CRLF)
+        return message, len(message), form
+    if form == FORM_WIRE:
+        return message, len(message), form
+    encoded, at = encode(message, LINE_START)
+    return encoded if at == LINE_START else encoded + CRLF, octets, form
+
+
+def _is_plain_lf(message: bytes) -> bool:
+    """Whether a whole message has the form FORM_PLAIN_LF."""
+    return (
+        b"\r" not in message
+        and message.rfind(b"\n.") < 0
+        and message[:1] != b"."
+        and message[-1:] in (b"\n", b"")
+    )
+
+
 def terminator(at: int) -> bytes:
     """What ends the multi-line response after a message; `at` is where its last chunk ended."""
     return TERMINATOR if at == LINE_START else CRLF + TERMINATOR

@@ -78,7 +78,7 @@ class LineReader:
         if end < 0:
             return self._unfinished()
         self._start = end + 1
-        if end + 1 - start > self._limit(start):
+        if end + 1 - start > MAX_COMMAND_OCTETS and end + 1 - start > self._limit(start):
             return TOO_LONG
         line = self._octets[start:end].removesuffix(b"\r")
         return HAS_NUL if b"\0" in line else line

@@ -12,6 +12,7 @@ from gpop.pop3.encoding import (
     AFTER_CR,
     FORM_MIXED,
     FORM_PLAIN_LF,
+    FORM_UNKNOWN,
     FORM_WIRE,
     LINE_START,
     MID_LINE,
@@ -19,6 +20,7 @@ from gpop.pop3.encoding import (
     TopEncoder,
     encode,
     encode_plain,
+    encode_whole,
     measure,
     terminator,
 )
@@ -153,6 +155,17 @@ def test_form_says_what_a_message_needs(message):
         assert encode_plain(message) + b".\r\n" == retr(message)
     if form == FORM_WIRE:
         assert message + b".\r\n" == retr(message)
+
+
+@thorough
+@given(message=messages)
+def test_a_whole_message_is_sent_and_measured_like_one_in_chunks(message):
+    """Whether its form is known beforehand or not."""
+    octets, form = measure(message)
+    assert encode_whole(message, FORM_UNKNOWN, 0) == encode_whole(message, form, octets)
+    encoded, *facts = encode_whole(message, form, octets)
+    assert encoded + b".\r\n" == retr(message)
+    assert facts == [octets, form]
 
 
 @pytest.mark.parametrize(
