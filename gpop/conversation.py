@@ -125,7 +125,7 @@ class Conversation:
         stream.send(wire.TERMINATOR)
         report.retr += 1
         report.retr_octets += stream.octets_sent + stream.batch_octets - before
-        if octets != listed or form != message.form:
+        if octets != listed:
             self.opened.learned(index, octets, form)
             report.note_warnings(self.opened)
         if message.is_new:

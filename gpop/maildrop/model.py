@@ -30,13 +30,27 @@ if TYPE_CHECKING:
             """Return exactly `length` octets from `offset`, or raise MaildropUnavailable."""
 
 
+# What the table has of a message.
+OCTETS = struct.Struct("<Q")
+STAMP = struct.Struct("<I")
+SPAN = struct.Struct("<II")  # where something starts, and where the next does
+
+
 class Location:
-    """Where a message's file was when the maildrop was looked at, its name checked against its unique-id."""
+    """
+    Where a message's file was when the maildrop was looked at, its name checked against its unique-id.
 
-    __slots__ = ("base", "flags", "folder", "name", "unique_id")
+    Attributes:
+        octets: of the message on the wire, as listed.
+        stamp: of the file that its form was seen in.
+    """
 
-    def __init__(self, unique_id: bytes, flags: int, name: bytes) -> None:
+    __slots__ = ("base", "flags", "folder", "name", "octets", "stamp", "unique_id")
+
+    def __init__(self, unique_id: bytes, octets: int, stamp: int, flags: int, name: bytes) -> None:
         self.unique_id = unique_id
+        self.octets = octets
+        self.stamp = stamp
         self.flags = flags
         self.folder = flags & names.CUR
         self.name = name
@@ -100,13 +114,8 @@ class Maildrop:
 
     def octets(self, index: int) -> int:
         """Return the octets of a message on the wire as listed: CRLF counted, byte-stuffing not."""
-        (octets,) = struct.unpack("<Q", self._image.read(self.header.octets_at(index), 8))
+        (octets,) = OCTETS.unpack(self._image.read(self.header.octets_at(index), 8))
         return int(octets)
-
-    def stamp(self, index: int) -> int:
-        """Return the stamp of the file that a message's form was seen in."""
-        (stamp,) = struct.unpack("<I", self._image.read(self.header.stamps_at(index), 4))
-        return int(stamp)
 
     def scan_line(self, index: int) -> bytes:
         """Return a message's scan listing, without CRLF."""
@@ -119,7 +128,9 @@ class Maildrop:
         return self._line(index, start_at, HEADER_OCTETS, statcache.MAX_UIDL_LINE_OCTETS)
 
     def unique_id(self, index: int) -> bytes:
-        shown = self.unique_id_line(index).partition(b" ")[2]
+        start_at = self.header.uidl_start_at(index)
+        line = self._line(index, start_at, HEADER_OCTETS, statcache.MAX_UIDL_LINE_OCTETS)
+        shown = line.partition(b" ")[2]
         if not names.is_literal(shown):
             raise _damaged()
         return shown
@@ -134,32 +145,30 @@ class Maildrop:
         Raises:
             MessageChanged: the name does not belong to the unique-id that was shown.
         """
+        read, header = self._image.read, self.header
         shown = self.unique_id(index)
-        flags = self._image.read(self.header.flags_at(index), 1)[0]
-        start, end = self._span(self.header.tail_start_at(index))
-        if not 0 <= start < end <= self.header.end - self.header.table_end:
+        octets_at, tail_start_at, stamp_at, flags_at = header.message_at(index)
+        start, end = SPAN.unpack(read(tail_start_at, 8))
+        if not 0 <= start < end <= header.end - header.table_end or end - start > names.MAX_NAME_OCTETS + 1:
             raise _damaged()
-        if end - start > names.MAX_NAME_OCTETS + 1:
-            raise _damaged()
-        tail = self._image.read(self.header.table_end + start, end - start)[:-1]
-        location = Location(shown, flags, tail if flags & statcache.NAMED else shown + tail)
+        tail = read(header.table_end + start, end - start)[:-1]
+        (octets,) = OCTETS.unpack(read(octets_at, 8))
+        (stamp,) = STAMP.unpack(read(stamp_at, 4))
+        flags = read(flags_at, 1)[0]
+        name = tail if flags & statcache.NAMED else shown + tail
+        location = Location(shown, octets, stamp, flags, name)
         if not (names.is_message_name(location.name) and _agrees(location)):
             raise MessageChanged("the statcache's name for a message is not that of its unique-id")
         return location
 
     def _line(self, index: int, start_at: int, section: int, max_octets: int) -> bytes:
-        start, end = self._span(start_at)
+        start, end = SPAN.unpack(self._image.read(start_at, 8))
         if not 0 < end - start <= max_octets:
             raise _damaged()
         line = self._image.read(section + start, end - start)
         if not (line.startswith(b"%d " % (index + 1)) and line.endswith(b"\r\n")):
             raise _damaged()
         return line[:-2]
-
-    def _span(self, start_at: int) -> tuple[int, int]:
-        """Return the pair of starts at an offset: where something starts and where the next does."""
-        start, end = struct.unpack("<II", self._image.read(start_at, 8))
-        return start, end
 
     # Listings
 

@@ -287,12 +287,11 @@ class Opened:
         try:
             if location.is_twin:
                 _check_twin(fd, location)
-            listed = self.maildrop.octets(index)
-            form = self._form(index, location.form, status, listed)
+            form = self._form(index, location, status)
         except BaseException:
             os.close(fd)
             raise
-        return OpenMessage(fd, status.st_size, form, listed, location.folder == names.NEW)
+        return OpenMessage(fd, status.st_size, form, location.octets, location.folder == names.NEW)
 
     def _open_elsewhere(self, folders: Maildir, location: Location) -> tuple[int, os.stat_result]:
         """Open the file of a message that another program renamed."""
@@ -315,12 +314,12 @@ class Opened:
                 break
         raise MessageVanished("a message's file is gone", errno.ENOENT)
 
-    def _form(self, index: int, form: int, status: os.stat_result, listed: int) -> int:
+    def _form(self, index: int, location: Location, status: os.stat_result) -> int:
         """Return what is remembered of a message's form, if its file is what it was and can have it."""
-        clock_ns = self.image.header.clock_ns
+        clock_ns, form, listed = self.image.header.clock_ns, location.form, location.octets
         stamp = reconcile.file_stamp(status.st_mtime_ns, status.st_size, clock_ns)
         self._stamps[index] = stamp
-        if not form or not stamp or stamp != self.maildrop.stamp(index):
+        if not form or not stamp or stamp != location.stamp:
             return encoding.FORM_UNKNOWN
         if status.st_ctime_ns >= clock_ns:  # it may have been written to, and its mtime set back
             return encoding.FORM_UNKNOWN
@@ -335,7 +334,7 @@ class Opened:
         Take note of what a complete RETR has shown of a message.
 
         What LIST says stays as it is in this session. The cache is corrected by `close`, if
-        there are octets to correct; a form alone is not worth writing it.
+        there are octets to correct; a form alone is not worth a call, or writing it.
         """
         listed = self.maildrop.octets(index)
         if octets != listed and not self._has_corrections:

@@ -162,6 +162,16 @@ class Header:
 
     # Where the columns of the table are
 
+    def message_at(self, index: int) -> tuple[int, int, int, int]:
+        """Return the offsets of one message's octets, tail start, stamp and flags."""
+        at, count = self.list_end, self.count
+        return (
+            at + 8 * index,
+            at + 16 * count + 8 + 4 * index,
+            at + 24 * count + 12 + 4 * index,
+            at + 28 * count + 12 + index,
+        )
+
     def octets_at(self, index: int) -> int:
         return self.list_end + 8 * index
 
