@@ -16,15 +16,15 @@ def main() -> int:
     process = sys.argv[1] if len(sys.argv) > 1 else ""
     # An import here is the process: the broker must load nothing that the others need.
     if process == "broker":
-        from gpop import broker
+        from gpop.broker import broker
 
         return broker.main(sys.argv[2:])
     if process == "auth-process":
-        from gpop import auth
+        from gpop.auth import auth
 
         return auth.main(sys.argv[2:])
     if process == "front-process":
-        from gpop import front
+        from gpop.front import front
 
         return front.main(sys.argv[2:])
     if process == "read-config":

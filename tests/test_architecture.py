@@ -18,7 +18,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "gpop"
 
 COMMANDS = {"cli", "__main__", "commands.*"}
-PROCESSES = {"broker", "front", "auth", "session"}
+PROCESSES = {"broker.broker", "front.front", "auth.auth", "session.session"}
+# Parts of the broker that load another process: the session, which is forked from it.
+RUN_SESSIONS = {"broker.sessions", "broker.reuse", "broker.rehearsal"}
 PURE = {
     "json_text",
     "pop3.*",
@@ -31,8 +33,8 @@ PURE = {
     "privsep.messages",
 }
 LEAN = {
-    "broker", "sessions", "reuse", "supervision", "programs", "listening", "rehearsal", "signals", "events",
-    "json_text", "session", "stream", "report", "pop3.*", "maildrop.*", "privsep.*",
+    "broker.*", "session.*", "programs", "signals", "events", "json_text", "pop3.*", "maildrop.*",
+    "privsep.*",
 }  # fmt: skip
 
 # Data tools; nothing here opens, waits, or asks the machine (sys says how `os` decodes file names).
@@ -43,7 +45,7 @@ LEAN_MAY_IMPORT = PURE_MAY_IMPORT | {
 # Dear at run time, or not to be trusted beside a password or with root: one home each.
 ONLY_IN = {
     "pam": {"accounts.pam"},
-    "gevent": {"front", "connection"},
+    "gevent": {"front.front", "front.connection"},
     "structlog": {"events"},
     "tomllib": {"config.reading", "config.toml_lines"},
 }
@@ -123,8 +125,8 @@ def foreign_imports(module: Module) -> set[str]:
 def rank(name: str) -> int:
     if is_in(name, PURE):
         return 0
-    # Parts of a process: these run the session for the broker, that is one peer of a front.
-    if is_in(name, PROCESSES | {"sessions", "reuse", "rehearsal", "connection"}):
+    # These run the session for the broker.
+    if is_in(name, PROCESSES | RUN_SESSIONS):
         return 2
     return 3 if is_in(name, COMMANDS) else 1
 
@@ -137,15 +139,17 @@ def test_imports_point_one_way(module: Module) -> None:
 
 
 def test_a_process_does_not_know_the_others() -> None:
-    """Only `sessions`, `reuse` and `rehearsal`, which are the broker's, load another process: the session."""
+    """A process's folder is its own; only RUN_SESSIONS reach into another one, the session's."""
+    folders = {name.partition(".")[0] for name in PROCESSES}
     found = {
         (module.name, imported)
         for module in MODULES
-        if module.is_in(PROCESSES)
         for imported in own_imports(module)
-        if is_in(imported, PROCESSES)
+        if imported.partition(".")[0] in folders - {module.name.partition(".")[0]}
     }
-    assert found == set()
+    starting = {("__main__", name) for name in PROCESSES}
+    assert {each for each in found - starting if each[0] not in RUN_SESSIONS} == set()
+    assert {imported for name, imported in found - starting if name in RUN_SESSIONS} == {"session.session"}
 
 
 @pytest.mark.parametrize("module", [each for each in MODULES if each.is_in(PURE)], ids=repr)
@@ -184,7 +188,7 @@ def test_the_broker_is_lean_when_it_runs() -> None:
     """What the interpreter has really loaded for broker and session, imports of imports included."""
     program = (
         "import sys; before = set(sys.modules); sys.path.insert(0, sys.argv[1]); "
-        "import gpop.broker, gpop.session; print(*sorted(set(sys.modules) - before))"
+        "import gpop.broker.broker, gpop.session.session; print(*sorted(set(sys.modules) - before))"
     )
     command = [sys.executable, "-I", "-S", "-c", program, str(PACKAGE.parent)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/")

@@ -31,7 +31,6 @@ from gpop.maildrop.stock import Stock, take_stock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-
     from gpop.maildrop.maildir import Maildir
     from gpop.maildrop.opening import Options, Warnings
     from gpop.maildrop.reconcile import Found, Messages

@@ -50,7 +50,7 @@ def load(variant: str) -> None:
     """Load what that kind of process has loaded."""
     if variant != "bare":
         sys.path[:0] = [os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))]
-        from gpop import broker
+        from gpop.broker import broker
 
         assert broker
     if variant == "heavy":

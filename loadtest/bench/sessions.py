@@ -19,8 +19,10 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from gpop import broker, rehearsal, session, signals
+from gpop import signals
+from gpop.broker import broker, rehearsal
 from gpop.privsep import channel, messages
+from gpop.session import session
 
 TYPE_CHECKING = False  # this interpreter is to be as lean as the broker's
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpop.auth import MAX_OUTBOX
+from gpop.auth.auth import MAX_OUTBOX
 from gpop.privsep import channel, messages
 from tests.accounts.auth_process import (
     AuthProcess,

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpop.accounts import checker
 from gpop.accounts.account import AUTH, SYS_TEMP, Accepted, Account, Refused, Verdict
 from gpop.accounts.sources import Request
+from gpop.auth import checker
 
 ACCOUNT = Account(b"j\xf6e", 1000, 100, (100, 5000), b"/home/j\xff\n", b"/m\xc3\xa9")
 REQUEST = Request(b"joe", b"hunter2", "192.0.2.1")

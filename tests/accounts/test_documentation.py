@@ -14,7 +14,7 @@ TEXT = (ROOT / "docs/authentication.md").read_text(encoding="utf-8")
 
 def test_every_reason_is_explained() -> None:
     """An operator who greps a reason finds it."""
-    sources = [ROOT / "gpop/auth.py", *(ROOT / "gpop/accounts").glob("*.py")]
+    sources = [*(ROOT / "gpop/auth").glob("*.py"), *(ROOT / "gpop/accounts").glob("*.py")]
     code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     reasons = set(re.findall(r'Refused\(\s*[A-Z_]+, "(\w+)"', code)) | set(pam.REFUSALS.values())
     reasons |= (

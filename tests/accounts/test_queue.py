@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpop.accounts.queue import FairQueue
+from gpop.auth.queue import FairQueue
 
 
 def test_one_source_never_has_all_places() -> None:

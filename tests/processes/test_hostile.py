@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from gpop.connection import MAX_BAD_COMMANDS, MAX_REFUSALS
+from gpop.front.connection import MAX_BAD_COMMANDS, MAX_REFUSALS
 from gpop.pop3.wire import MAX_SASL_OCTETS
 from tests.serving import PASSWORD, ROOT, wait_until
 

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from gpop import poll
+from gpop.session import poll
 from tests.serving import PASSWORD
 
 LOGIN = f"USER user0\r\nPASS {PASSWORD}\r\n".encode()

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from gpop import events, reuse, session
+from gpop import events
+from gpop.broker import reuse
 from gpop.config import SessionSettings
 from gpop.privsep import channel, messages
+from gpop.session import session
 from tests.serving import PASSWORD, ROOT, Server, Site, wait_until
 
 MESSAGE = b"Subject: one\n\nbody\n"

@@ -15,8 +15,9 @@ import _socket
 import os
 import time
 
-from gpop import session, signals
+from gpop import signals
 from gpop.privsep import channel, messages
+from gpop.session import session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

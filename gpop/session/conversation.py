@@ -18,15 +18,15 @@ from gpop import signals
 from gpop.maildrop import maildir
 from gpop.pop3 import decisions, encoding, wire
 from gpop.pop3.transaction import Transaction
-from gpop.stream import SessionEnd
+from gpop.session.stream import SessionEnd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gpop.maildrop.opening import Opened
-    from gpop.report import Report
-    from gpop.stream import Stream
+    from gpop.session.report import Report
+    from gpop.session.stream import Stream
 
 # What is read of a message at a time: large enough that C does the work, so small that the C library has
 # memory for it at hand. From 64 KiB on it asks for pages and gives them back, chunk after chunk.

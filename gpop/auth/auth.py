@@ -2,13 +2,13 @@
 PROCESS: auth. Root; decides who a login is.
 
 Takes LOGIN frames from fronts, each with the client's stream and one end of the session
-channel, has accounts.deciding decide them, and answers: a refusal goes to the front on the
+channel, has `deciding` decide them, and answers: a refusal goes to the front on the
 session channel, an accepted login with both descriptors to the broker. It holds the two
 descriptors as long as it decides and closes them whatever happens. One poll loop, which
 never waits for a front, a checker, PAM or a file system of a user's; passwords live here
 and in checkers, in no other process of root's.
 
-What executes as root here: this module, accounts.*, privsep.messages, privsep.channel,
+What executes as root here: auth.*, accounts.*, privsep.messages, privsep.channel,
 events, and the PAM and NSS modules of the system. It does not know POP3 and reads no octet
 of a client's stream.
 """
@@ -28,11 +28,11 @@ from collections import deque
 from collections.abc import Callable
 
 from gpop import events
-from gpop.accounts import starting
 from gpop.accounts.account import SYS_PERM, SYS_TEMP, Accepted, Refused, Verdict
-from gpop.accounts.deciding import Attempt, Decider
 from gpop.accounts.penalties import packed
 from gpop.accounts.sources import Source
+from gpop.auth import starting
+from gpop.auth.deciding import Attempt, Decider
 from gpop.config import AuthSettings
 from gpop.privsep import channel, messages
 from gpop.programs import read_settings

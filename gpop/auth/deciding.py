@@ -24,13 +24,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpop import events
-from gpop.accounts import checker
 from gpop.accounts.account import AUTH, SYS_TEMP, Accepted, Refused, Verdict
 from gpop.accounts.cache import SYSTEM_FILES, AuthCache, CacheWatch
 from gpop.accounts.passwdfile import PasswdFile
 from gpop.accounts.penalties import PenaltyTable, source_of
-from gpop.accounts.queue import FairQueue
 from gpop.accounts.sources import PasswdFileSource, Request, Source
+from gpop.auth import checker
+from gpop.auth.queue import FairQueue
 
 if TYPE_CHECKING:
     from gpop.config import AuthSettings

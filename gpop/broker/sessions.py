@@ -10,10 +10,11 @@ from __future__ import annotations
 import gc
 import os
 
-from gpop import session, signals
+from gpop import signals
+from gpop.broker.reuse import Reuse
 from gpop.events import Log
 from gpop.privsep import channel, messages
-from gpop.reuse import Reuse
+from gpop.session import session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

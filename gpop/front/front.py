@@ -23,7 +23,7 @@ import gevent.socket
 
 from gpop import events
 from gpop.config import FrontSettings
-from gpop.connection import MAX_ANSWER_OCTETS, Connection
+from gpop.front.connection import MAX_ANSWER_OCTETS, Connection
 from gpop.pop3 import wire
 from gpop.pop3.authorization import greeting
 from gpop.privsep import channel, credentials, messages

@@ -1,9 +1,9 @@
 """
 PROCESS: the broker. Root; supervises, and forks a session for each login that auth accepted.
 
-May run as root in this process: this module, `supervision`, `events`, `privsep.*`, and of
-the session `session.run` and `privsep.credentials.become_user` in the forked child, until
-it is the mail user. Loaded here but run only there: `session`, `pop3.*`, `maildrop.*`.
+May run as root in this process: broker.*, `programs`, `signals`, `events`, `json_text`, `privsep.*`,
+and of the session `session.run` and `privsep.credentials.become_user` in the forked child, until
+it is the mail user. Loaded here but run only there: session.*, `pop3.*`, `maildrop.*`.
 
 It sees no password and parses nothing that a client sent. It imports as little as can be,
 because a fork copies what it has: every module here is paid for in every session.
@@ -18,13 +18,14 @@ import select
 import sys
 import time
 
-from gpop import __version__, rehearsal, signals
+from gpop import __version__, signals
+from gpop.broker import rehearsal
+from gpop.broker.listening import listening_socket, set_autologout, spelled
+from gpop.broker.sessions import Sessions, exit_fields
+from gpop.broker.supervision import DRAINING, SERVING, STARTING, Generation, Process
 from gpop.events import Log, open_log, place
-from gpop.listening import listening_socket, set_autologout, spelled
 from gpop.privsep import channel, messages
 from gpop.programs import ConfigReader, read_settings
-from gpop.sessions import Sessions, exit_fields
-from gpop.supervision import DRAINING, SERVING, STARTING, Generation, Process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

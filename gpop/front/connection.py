@@ -24,7 +24,7 @@ from gpop.privsep import channel, messages
 from gpop.privsep.messages import Frame
 
 if TYPE_CHECKING:
-    from gpop.front import Front
+    from gpop.front.front import Front
 
 # Commands before login are short. What is read beyond a login must fit a PIPELINED frame.
 RECEIVE_OCTETS = 4096

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from gpop import events
 from gpop.accounts.account import Limits
-from gpop.accounts.checker import close_all_but
-from gpop.accounts.deciding import report_passwd_file
 from gpop.accounts.sources import PamSource, PasswdFileSource, Source, build
+from gpop.auth.checker import close_all_but
+from gpop.auth.deciding import report_passwd_file
 
 if TYPE_CHECKING:
     from gpop.config import AuthSettings

@@ -14,8 +14,9 @@ from __future__ import annotations
 import _socket
 import os
 
-from gpop import session, signals
+from gpop import signals
 from gpop.privsep import channel, credentials, messages
+from gpop.session import session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

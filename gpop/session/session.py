@@ -14,13 +14,14 @@ import os
 import resource
 import time
 
-from gpop import poll, signals
-from gpop.conversation import BYE, Conversation
+from gpop import signals
 from gpop.maildrop import hit, maildir, opening
 from gpop.pop3 import wire
 from gpop.privsep import channel, credentials, messages
-from gpop.report import Report
-from gpop.stream import SessionEnd, Stream
+from gpop.session import poll
+from gpop.session.conversation import BYE, Conversation
+from gpop.session.report import Report
+from gpop.session.stream import SessionEnd, Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

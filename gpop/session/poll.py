@@ -3,7 +3,7 @@ PROCESS (part of the session): a client that only asks what is there, answered i
 
 Most sessions are this: STAT, UIDL or LIST, QUIT, on a maildrop that has not changed. Every
 function called and every object made costs such a session a copied page, so here is one
-function for all of them. Whatever else a client says is left to `session.Session`, the long
+function for all of them. Whatever else a client says is left to `conversation`, the long
 way, which answers these commands with the same octets (tests/processes/test_poll.py).
 Executed by the session, as the mail user.
 """
@@ -11,12 +11,12 @@ Executed by the session, as the mail user.
 from __future__ import annotations
 
 from gpop.maildrop.statcache import HEADER_OCTETS
-from gpop.stream import SMALL_OCTETS
+from gpop.session.stream import SMALL_OCTETS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gpop.maildrop.hit import Hit
-    from gpop.stream import Stream
+    from gpop.session.stream import Stream
 
 # A longer response goes from the file to the client: nobody copies it, and no memory is asked for.
 MAX_BATCHED_OCTETS = 8192

@@ -1,0 +1,1 @@
+"""Auth: root; decides who a login is (whom `accounts` knows). `auth` is the process."""

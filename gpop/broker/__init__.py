@@ -1,0 +1,1 @@
+"""The broker: root, lean; supervises, and forks sessions. `broker` is the process."""

@@ -1,0 +1,1 @@
+"""The front: the service user, in an empty jail; gevent, AUTHORIZATION. `front` is the process."""
