@@ -23,7 +23,7 @@ SMALL_OCTETS = 400
 # More than the kernel takes at once from a client that reads: only then may octets be on their way.
 LARGE_OCTETS = 65536
 # Replies to pipelined commands are sent together, up to this size.
-BATCH_OCTETS = 65536
+BATCH_OCTETS = 131072
 # And up to this many: writev takes no more than 1,024 (IOV_MAX).
 BATCH_PIECES = 1000
 # A client that sent QUIT has this long to read the reply and close (see `say_goodbye`).
