@@ -40,7 +40,8 @@ LEAN = {
 # Data tools; nothing here opens, waits, or asks the machine (sys says how `os` decodes file names).
 PURE_MAY_IMPORT = {"_blake2", "binascii", "enum", "struct", "sys", "zlib"}
 LEAN_MAY_IMPORT = PURE_MAY_IMPORT | {
-    "_signal", "_socket", "errno", "fcntl", "gc", "marshal", "os", "resource", "select", "stat", "time",
+    "_signal", "_socket", "errno", "fcntl", "gc", "marshal", "mmap", "os", "resource", "select", "stat",
+    "time",
 }  # fmt: skip
 # Dear at run time, or not to be trusted beside a password or with root: one home each.
 ONLY_IN = {

@@ -12,6 +12,7 @@ is an exception, and only the QUIT reaches `_update`.
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 
 from gpop import signals
@@ -28,9 +29,12 @@ if TYPE_CHECKING:
     from gpop.session.report import Report
     from gpop.session.stream import Stream
 
-# What is read of a message at a time: large enough that C does the work, so small that the C library has
+# What is taken of a message at a time: large enough that C does the work, so small that the C library has
 # memory for it at hand. From 64 KiB on it asks for pages and gives them back, chunk after chunk.
 CHUNK_OCTETS = 32768
+# What is mapped of a large message at a time, in one call and not page by page.
+WINDOW_OCTETS = 32 * CHUNK_OCTETS
+MADV_POPULATE_READ = 22  # linux/mman.h, since Linux 5.14
 
 BYE = wire.ok("bye")
 NOT_REMOVED = wire.err("Some deleted messages not removed")
@@ -196,17 +200,34 @@ def _chunks(fd: int, size: int) -> Iterator[bytes]:
     """
     Yield a file of `size` octets in chunks.
 
-    They are read, not mapped: that is cheaper, and a file that another program makes shorter
-    meanwhile is an error (EIO) here and no signal.
+    Up to one chunk it is read; above that it is mapped, and a file that another program
+    makes shorter meanwhile ends this process with SIGBUS, which is what we want: nothing
+    is removed, and the broker reports it.
     """
-    while size:
-        chunk = _read(fd, min(size, CHUNK_OCTETS))
-        size -= len(chunk)
-        yield chunk
+    if size <= CHUNK_OCTETS:
+        if size:
+            yield _read(fd, size)
+        return
+    with mmap.mmap(fd, size, prot=mmap.PROT_READ) as mapped:
+        for window in range(0, size, WINDOW_OCTETS):
+            end = min(window + WINDOW_OCTETS, size)
+            _populate(mapped, window, end - window)
+            for start in range(window, end, CHUNK_OCTETS):
+                yield mapped[start : min(start + CHUNK_OCTETS, end)]
+            # Pages that were sent are given back: a 50 MB message costs one window, not 50 MB.
+            mapped.madvise(mmap.MADV_DONTNEED, window, end - window)
+
+
+def _populate(mapped: mmap.mmap, start: int, length: int) -> None:
+    """Have the pages mapped at once, if the kernel can; else each will be when it is read."""
+    try:
+        mapped.madvise(MADV_POPULATE_READ, start, length)
+    except OSError:
+        return
 
 
 def _read(fd: int, size: int) -> bytes:
-    """Return the next `size` octets of a file. Raises OSError."""
+    """Return the first `size` octets of a file. Raises OSError."""
     octets = os.read(fd, size)
     if len(octets) != size:
         raise OSError(errno.EIO, "a message became shorter while it was sent")
