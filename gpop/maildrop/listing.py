@@ -52,12 +52,16 @@ class Listing:
         self.names.append(decoded(name))
         self.inodes.append(inode)
 
-    def take(self, indexes: list[int]) -> Listing:
-        """Remove some, given in ascending order; return those."""
-        taken = Listing([self.names[index] for index in indexes], [self.inodes[index] for index in indexes])
-        for index in reversed(indexes):
-            del self.names[index], self.inodes[index]
-        return taken
+    def parted(self, indexes: list[int]) -> tuple[Listing, Listing]:
+        """Return the files at these indexes, which are ascending, and all others."""
+        chosen = Listing([self.names[index] for index in indexes], [self.inodes[index] for index in indexes])
+        others = Listing([], [])
+        after = 0
+        for index in [*indexes, len(self.names)]:  # few; so what is between them is copied whole
+            others.names += self.names[after:index]
+            others.inodes += self.inodes[after:index]
+            after = index + 1
+        return chosen, others
 
     def checksum(self) -> bytes:
         """

@@ -163,8 +163,8 @@ class Maildir:
         except OSError as error:
             raise _unavailable(folder, error.errno) from error
         self.skipped[folder] = skipped
-        listing.take([index for index, name in enumerate(listing.names) if name[0] == "."])
-        return listing
+        hidden = [index for index, name in enumerate(listing.names) if name[0] == "."]
+        return listing.parted(hidden)[1] if hidden else listing
 
     def places(self, wanted: set[bytes] | None = None) -> tuple[Places, bool]:
         """

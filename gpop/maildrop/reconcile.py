@@ -11,7 +11,7 @@ from __future__ import annotations
 from zlib import crc32
 
 from gpop.maildrop import names, statcache
-from gpop.maildrop.listing import Listing, decoded
+from gpop.maildrop.listing import decoded
 from gpop.maildrop.names import CUR, NEW
 from gpop.maildrop.statcache import ESTIMATED, FORM_BITS, LINKED, MEASURED, NAMED, RACY, TWIN, Known
 
@@ -19,6 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from gpop.maildrop.listing import Listing
     from gpop.maildrop.statcache import Columns, Header, Signature
 
     # (base name, unique-id if it is a twin else b"", name, flags in the table: folder, TWIN, LINKED; inode).
@@ -226,8 +227,8 @@ def additions(
     last_shown = decoded(last)
     added: list[Found] = []
     for folder, listing in listings.items():
-        known = Listing(listing.names.copy(), listing.inodes.copy())
-        new = known.take([index for index, name in enumerate(known.names) if name > last_shown])
+        later = [index for index, name in enumerate(listing.names) if name > last_shown]
+        new, known = listing.parted(later)
         count = len(columns.flags.translate(None, statcache.ELSEWHERE[folder]))
         if count != len(known.names) or known.checksum() != listed[folder]:
             return None
