@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from itertools import compress
 
 from gpop.events import printable
-from gpop.maildrop import cachefile, maildir, names, opening, statcache
+from gpop.maildrop import cachefile, errors, maildir, names, opening, statcache
 from gpop.maildrop.cachefile import Image
 from gpop.maildrop.model import Maildrop
 from gpop.maildrop.opening import Options, Verdict
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         return _failed(args.maildir, error)
     try:
         return action(dir_fd, args)
-    except (Refused, OSError, maildir.MaildropUnavailable) as error:
+    except (Refused, OSError, errors.MaildropUnavailable) as error:
         return _failed(args.maildir, error)
     finally:
         os.close(dir_fd)
@@ -296,7 +296,7 @@ def _inconsistencies(image: Image, known: Known) -> Iterator[str]:
     for index in range(maildrop.count):
         try:
             maildrop.location(index)
-        except maildir.MessageChanged as error:
+        except errors.MessageChanged as error:
             yield f"message {index + 1}: {error}"
 
 

@@ -1,5 +1,5 @@
 """
-EDGE: a Maildir's folders and files: looked at, listed, measured, opened, locked.
+EDGE: a Maildir's folders and files: looked at, listed, measured, opened.
 
 Everything goes through descriptors of the Maildir and of its folders, no link is ever
 followed, and only regular files count. This knows nothing of the statcache, and removes
@@ -9,20 +9,12 @@ nothing (`update` does). Executed by the session, as the mail user.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import time
 from _blake2 import blake2b
 from stat import S_ISDIR, S_ISREG
 
 from gpop.maildrop import names, system
-from gpop.maildrop.errors import (
-    MaildropInUse,
-    MaildropUnavailable,
-    MessageChanged,
-    MessageUnreadable,
-    MessageVanished,
-)
+from gpop.maildrop.errors import MaildropUnavailable, MessageUnreadable
 from gpop.maildrop.listing import Listing
 from gpop.maildrop.names import CUR, FOLDERS, NEW
 from gpop.pop3 import encoding
@@ -34,18 +26,6 @@ if TYPE_CHECKING:
     # Base name -> (folder, name) of each file that has it.
     Places = dict[bytes, list[tuple[int, bytes]]]
 
-__all__ = [
-    "Maildir",
-    "MaildropInUse",
-    "MaildropUnavailable",
-    "MessageChanged",
-    "MessageUnreadable",
-    "MessageVanished",
-    "OpenMessage",
-    "lock",
-    "unlock",
-]
-
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO that was put in a message's place must not wait for its writer.
 FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -54,16 +34,6 @@ CHUNK_OCTETS = 65536
 # What opening or reading one file may answer when only that file is at fault. Anything else
 # (no descriptors, no memory) is a fault of the moment, and no reason to guess at sizes.
 FILE_FAULTS = (errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP, errno.ENXIO, errno.EISDIR)
-
-LOCK_FILE = ".gpop-lock"
-LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-LOCK_POLL_S = 0.05
-# What flock answers where directories can't be locked: NFS wants a descriptor open for writing.
-NO_DIRECTORY_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP)
-BUSY = (errno.EAGAIN, errno.EACCES)
-
-# Lock files in use, by the descriptor of the Maildir they stand for.
-_lock_files: dict[int, int] = {}
 
 
 class OpenMessage:
@@ -267,55 +237,3 @@ def digest_of(fd: int) -> bytes:
 def _unavailable(folder: int, error_number: int | None) -> MaildropUnavailable:
     what = f"{FOLDERS[folder]}/ can't be read: {os.strerror(error_number or 0)}"
     return MaildropUnavailable(what, error_number)
-
-
-# The session lock
-
-
-def lock(dir_fd: int, wait_s: float) -> None:
-    """
-    Take the session lock of a Maildir, which ends with `unlock`, or with the process.
-
-    It is a flock on the directory itself, so that nothing is left behind. Where that can't
-    be it is one on a file in it: NFS makes it an fcntl lock, which wants a descriptor open
-    for writing. No process id is ever written or read.
-
-    Raises:
-        MaildropInUse: another session has had it for `wait_s` seconds.
-        OSError: locking fails for another reason.
-    """
-    deadline = time.monotonic() + wait_s
-    fd = dir_fd
-    try:
-        while True:
-            try:
-                system.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except OSError as error:
-                if fd == dir_fd and error.errno in NO_DIRECTORY_LOCKS:
-                    fd = _lock_files[dir_fd] = system.open_file(LOCK_FILE, LOCK_FLAGS, 0o600, dir_fd=dir_fd)
-                    continue
-                if error.errno not in BUSY:
-                    raise
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise MaildropInUse("another session has this maildrop open", errno.EAGAIN)
-            system.sleep(min(LOCK_POLL_S, left))
-    except BaseException:
-        if dir_fd in _lock_files:
-            _close_lock_file(dir_fd)
-        raise
-
-
-def _close_lock_file(dir_fd: int) -> None:
-    os.close(_lock_files.pop(dir_fd))
-
-
-def unlock(dir_fd: int) -> None:
-    """Give back the session lock, if it was taken."""
-    if dir_fd in _lock_files:
-        _close_lock_file(dir_fd)
-    try:
-        system.flock(dir_fd, fcntl.LOCK_UN)
-    except OSError:
-        return  # where directories can't be locked

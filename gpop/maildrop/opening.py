@@ -17,7 +17,8 @@ import time
 from gpop.maildrop import cachefile, names, reconcile, statcache, system
 from gpop.maildrop.cachefile import Draft, Image
 from gpop.maildrop.errors import MaildropUnavailable, MessageChanged, MessageUnreadable, MessageVanished
-from gpop.maildrop.maildir import Maildir, OpenMessage, digest_of, unlock
+from gpop.maildrop.lock import unlock
+from gpop.maildrop.maildir import Maildir, OpenMessage, digest_of
 from gpop.maildrop.model import Maildrop
 from gpop.maildrop.renewal import Memory, renew, unwritable
 from gpop.maildrop.statcache import (

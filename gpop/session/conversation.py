@@ -16,7 +16,7 @@ import mmap
 import os
 
 from gpop import signals
-from gpop.maildrop import maildir
+from gpop.maildrop import errors, maildir
 from gpop.pop3 import decisions, encoding, wire
 from gpop.pop3.transaction import Transaction
 from gpop.session.stream import SessionEnd
@@ -100,11 +100,11 @@ class Conversation:
     def _send_message(self, index: int, line_count: int | None) -> None:
         try:
             message = self.opened.message(index)
-        except maildir.MessageVanished:
+        except errors.MessageVanished:
             self._reply(VANISHED)
-        except maildir.MessageUnreadable:
+        except errors.MessageUnreadable:
             self._reply(UNREADABLE)
-        except maildir.MessageChanged:
+        except errors.MessageChanged:
             self._reply(CHANGED)
         else:
             try:

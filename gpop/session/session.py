@@ -15,7 +15,7 @@ import resource
 import time
 
 from gpop import signals
-from gpop.maildrop import hit, maildir, opening
+from gpop.maildrop import errors, hit, lock, opening
 from gpop.pop3 import wire
 from gpop.privsep import channel, credentials, messages
 from gpop.session import poll
@@ -216,7 +216,7 @@ def _serve(
     try:
         directory = enter(login, settings)
         if settings.lock:
-            maildir.lock(directory, settings.lock_wait_s)
+            lock.lock(directory, settings.lock_wait_s)
         if options.cache and not report.dialogue:
             started = time.monotonic()
             found = hit.look(directory, options.max_messages, options.boot_id)
@@ -225,14 +225,14 @@ def _serve(
             opened = opening.open_maildrop(directory, options)
     except credentials.MaildirAbsent:
         opened = opening.absent_maildrop()
-    except maildir.MaildropInUse:
+    except errors.MaildropInUse:
         refusal = IN_USE
         report.close_reason = "in_use"
-    except (maildir.MaildropUnavailable, credentials.CredentialsRefused, OSError) as error:
+    except (errors.MaildropUnavailable, credentials.CredentialsRefused, OSError) as error:
         report.close_reason, report.fault = "unavailable", _described(error)
         if directory >= 0:
             # Before the -ERR (RFC 1939 §4): this process lives on until its client has read that.
-            maildir.unlock(directory)
+            lock.unlock(directory)
     try:
         unread = report.serving()
         stream.adopt()
@@ -264,7 +264,7 @@ def _poll(
             # The lock goes before the reply: who reads the reply may log in again at once.
             signals.block_ending()
             os.close(found[-1])
-            maildir.unlock(directory)
+            lock.unlock(directory)
     if more is None:
         report.close_reason = "quit"
         try:
@@ -275,8 +275,8 @@ def _poll(
     else:
         try:
             opened = opening.opened_by_hit(directory, options, found)
-        except maildir.MaildropUnavailable as error:
-            maildir.unlock(directory)
+        except errors.MaildropUnavailable as error:
+            lock.unlock(directory)
             _give_up(stream, report, error)
         else:
             _converse(stream, report, opened, more)
@@ -287,7 +287,7 @@ def _converse(stream: Stream, report: Report, opened: opening.Opened, unread: by
     try:
         report.opened(opened)
         Conversation(stream, report, opened).converse(unread)
-    except maildir.MaildropUnavailable as error:
+    except errors.MaildropUnavailable as error:
         # A folder is gone, or the statcache was damaged: whatever came next would be a guess.
         # As after QUIT, the lock goes before the reply.
         opened.close()

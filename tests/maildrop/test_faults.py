@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from gpop.maildrop import maildir
+from gpop.maildrop import errors
 from tests.maildrop.faults import CALLS, Calls, watched
 from tests.maildrop.store import Store, content, expected, listing
 
@@ -89,7 +89,7 @@ def test_opening(tmp_path: Path, state: str, error_number: int) -> None:
         with watched(failing, error_number) as calls:
             try:
                 opened = store.open()
-            except maildir.MaildropUnavailable as unavailable:
+            except errors.MaildropUnavailable as unavailable:
                 assert unavailable.errno in (error_number, 0)
                 opened = None
         if opened:
@@ -207,7 +207,7 @@ def test_reading_messages(tmp_path: Path, error_number: int) -> None:
                 for index in range(4):
                     try:
                         os.close(opened.message(index).fd)
-                    except (maildir.MessageUnreadable, maildir.MaildropUnavailable) as error:
+                    except (errors.MessageUnreadable, errors.MaildropUnavailable) as error:
                         assert error.errno == error_number
             # The two folders may be open by now.
             assert len(os.listdir("/proc/self/fd")) <= before + 2

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpop.maildrop import cachefile, maildir, reconcile, statcache
+from gpop.maildrop import cachefile, errors, reconcile, statcache
 from gpop.maildrop.statcache import CHECKED_OCTETS, HEADER_OCTETS, NAMED, NOTHING, TWIN, Known
 from tests.maildrop.store import Store, content, expected, listing
 
@@ -187,7 +187,7 @@ def test_a_forged_name_removes_nothing(polled: Store, name: bytes, flags: int) -
     forge(polled, [(b"1700000000.a", 5, flags, name), (b"1700000002.c", 0, 0, b"1700000002.c")])
     with polled.session() as opened:
         assert opened.outcome == "hit"
-        with pytest.raises((maildir.MessageChanged, maildir.MaildropUnavailable)):
+        with pytest.raises((errors.MessageChanged, errors.MaildropUnavailable)):
             opened.message(0)
         opened.maildrop.mark_deleted(0)
         opened.maildrop.retrieved.add(0)
@@ -202,7 +202,7 @@ def test_a_forged_twin_removes_nothing(polled: Store) -> None:
     before = polled.files()
     forge(polled, [(b"f" * 40, 5, NAMED | TWIN, b"1700000000.a")])
     with polled.session() as opened:
-        with pytest.raises(maildir.MessageChanged):
+        with pytest.raises(errors.MessageChanged):
             opened.message(0)
         opened.maildrop.mark_deleted(0)
         assert opened.update().failed == 1
@@ -259,7 +259,7 @@ def test_forged_octets_lead_to_an_answer(
             for ask in (opened.maildrop.unique_id, opened.maildrop.scan_line, opened.maildrop.octets):
                 try:
                     answer = ask(index)
-                except maildir.MaildropUnavailable:
+                except errors.MaildropUnavailable:
                     continue
                 if isinstance(answer, bytes) and b" " not in answer:
                     shown.add(answer)
@@ -267,10 +267,10 @@ def test_forged_octets_lead_to_an_answer(
                 content(opened, index)
                 opened.maildrop.mark_deleted(index)
             except (
-                maildir.MaildropUnavailable,
-                maildir.MessageChanged,
-                maildir.MessageVanished,
-                maildir.MessageUnreadable,
+                errors.MaildropUnavailable,
+                errors.MessageChanged,
+                errors.MessageVanished,
+                errors.MessageUnreadable,
             ):
                 continue
         result = opened.update()

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from gpop.maildrop import maildir, system
+from gpop.maildrop import errors, lock, system
 from tests.maildrop.store import Store
 
 
@@ -24,15 +24,15 @@ def another_descriptor(store: Store) -> int:
 def test_a_second_session_is_refused(store: Store) -> None:
     """After a short wait, by name; once the first has closed its maildrop the second gets it."""
     first, second = store.dir_fd, another_descriptor(store)
-    maildir.lock(first, 0)
+    lock.lock(first, 0)
     opened = store.open()
     started = time.monotonic()
-    with pytest.raises(maildir.MaildropInUse):
-        maildir.lock(second, 0.1)
+    with pytest.raises(errors.MaildropInUse):
+        lock.lock(second, 0.1)
     assert 0.1 <= time.monotonic() - started < 5
     opened.close()
-    maildir.lock(second, 0)
-    maildir.unlock(second)
+    lock.lock(second, 0)
+    lock.unlock(second)
     os.close(second)
     assert sorted(os.listdir(store.path)) == [".statcache", "cur", "new", "tmp"]
 
@@ -40,12 +40,12 @@ def test_a_second_session_is_refused(store: Store) -> None:
 def test_waiting_for_the_lock(store: Store) -> None:
     """A session that ends in time lets the next one in."""
     second = another_descriptor(store)
-    maildir.lock(store.dir_fd, 0)
+    lock.lock(store.dir_fd, 0)
     waiting = threading.Event()
-    timer = threading.Thread(target=lambda: (waiting.wait(10), maildir.unlock(store.dir_fd)))
+    timer = threading.Thread(target=lambda: (waiting.wait(10), lock.unlock(store.dir_fd)))
     timer.start()
     waiting.set()
-    maildir.lock(second, 10)
+    lock.lock(second, 10)
     timer.join()
     os.close(second)
 
@@ -53,23 +53,23 @@ def test_waiting_for_the_lock(store: Store) -> None:
 def test_a_killed_session_leaves_no_lock(store: Store) -> None:
     """The lock dies with its holder, however that ends."""
     program = (
-        "import os, sys; sys.path[:0] = [sys.argv[1]]; from gpop.maildrop import maildir\n"
-        "maildir.lock(os.open(sys.argv[2], os.O_RDONLY), 0); print('locked', flush=True); sys.stdin.read()"
+        "import os, sys; sys.path[:0] = [sys.argv[1]]; from gpop.maildrop import lock\n"
+        "lock.lock(os.open(sys.argv[2], os.O_RDONLY), 0); print('locked', flush=True); sys.stdin.read()"
     )
-    package = os.path.dirname(os.path.dirname(os.path.dirname(maildir.__file__)))
+    package = os.path.dirname(os.path.dirname(os.path.dirname(lock.__file__)))
     command = [sys.executable, "-c", program, package, str(store.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout and holder.stdout.readline() == b"locked\n"
-        with pytest.raises(maildir.MaildropInUse):
-            maildir.lock(store.dir_fd, 0)
+        with pytest.raises(errors.MaildropInUse):
+            lock.lock(store.dir_fd, 0)
         holder.kill()
         holder.wait()
-        maildir.lock(store.dir_fd, 5)
+        lock.lock(store.dir_fd, 5)
 
 
 def test_deliveries_are_not_locked_out(store: Store) -> None:
     """Maildir needs no lock for delivery."""
-    maildir.lock(store.dir_fd, 0)
+    lock.lock(store.dir_fd, 0)
     store.deliver("1700000000.a")
     assert store.poll()[0] == "rebuild"
 
@@ -91,13 +91,13 @@ def test_where_directories_cant_be_locked(store: Store, monkeypatch: pytest.Monk
     without_directory_locks(monkeypatch)
     before = len(os.listdir("/proc/self/fd"))
     second = another_descriptor(store)
-    maildir.lock(store.dir_fd, 0)
-    with pytest.raises(maildir.MaildropInUse):
-        maildir.lock(second, 0)
+    lock.lock(store.dir_fd, 0)
+    with pytest.raises(errors.MaildropInUse):
+        lock.lock(second, 0)
     opened = store.open()
     opened.close()
-    maildir.lock(second, 0)
-    maildir.unlock(second)
+    lock.lock(second, 0)
+    lock.unlock(second)
     os.close(second)
     assert len(os.listdir("/proc/self/fd")) == before
     assert (store.path / ".gpop-lock").stat().st_size == 0
@@ -108,5 +108,5 @@ def test_a_lock_that_fails_is_no_lock_in_use(store: Store, monkeypatch: pytest.M
     without_directory_locks(monkeypatch)
     (store.path / ".gpop-lock").symlink_to("elsewhere")
     with pytest.raises(OSError, match="symbolic"):
-        maildir.lock(store.dir_fd, 10)
+        lock.lock(store.dir_fd, 10)
     assert not (store.path / "elsewhere").exists()

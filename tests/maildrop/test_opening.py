@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpop.maildrop import cachefile, maildir, opening, statcache, system
+from gpop.maildrop import cachefile, errors, opening, statcache, system
 from tests.maildrop.store import Store, content, expected, lines, listing, without_root
 
 CORPUS = Path(__file__).parents[1] / "corpus"
@@ -216,7 +216,7 @@ def test_an_unreadable_message_stays_listed(store: Store) -> None:
             with store.session() as opened:
                 assert opened.outcome == outcome
                 assert [octets for _, octets in listing(opened)] == [4, 4, 6, 6]
-                with pytest.raises(maildir.MessageUnreadable):
+                with pytest.raises(errors.MessageUnreadable):
                     opened.message(0)
                 assert content(opened, 3) == b"a\nb\n"
         os.chmod(f"/proc/self/fd/{store.dir_fd}/new/1700000000.a", 0o600)
@@ -246,7 +246,7 @@ def test_a_fault_is_never_an_empty_maildrop(store: Store, folder: str, state: st
             where.write_bytes(b"")
         if state == "link":
             where.symlink_to("elsewhere")
-    with without_root(store), pytest.raises(maildir.MaildropUnavailable) as unavailable:
+    with without_root(store), pytest.raises(errors.MaildropUnavailable) as unavailable:
         store.open()
     assert unavailable.value.errno != 0
     where.chmod(0o700) if state == "no permission" else None
@@ -264,7 +264,7 @@ def test_descriptors_are_closed(store: Store) -> None:
     opened.close()
     opened.close()
     shutil.rmtree(store.path / "cur")
-    with pytest.raises(maildir.MaildropUnavailable):
+    with pytest.raises(errors.MaildropUnavailable):
         store.open()
     assert os.listdir("/proc/self/fd") == before
 
@@ -503,9 +503,9 @@ def test_a_cache_cut_short_under_a_session(large: Store) -> None:
     """What is not there any more is a named fault, not a wrong answer."""
     with large.session(boot_id=b"first") as opened:
         os.truncate(large.cache, 5000)
-        with pytest.raises(maildir.MaildropUnavailable):
+        with pytest.raises(errors.MaildropUnavailable):
             opened.maildrop.unique_id(1499)
-        with pytest.raises(maildir.MaildropUnavailable):
+        with pytest.raises(errors.MaildropUnavailable):
             opened.maildrop.mark_deleted(1499)
         assert opened.maildrop.marked() == []
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from gpop.maildrop import maildir, opening, renewal
+from gpop.maildrop import errors, opening, renewal
 from tests.maildrop.store import Store, content, expected_id, expected_twin_id, listing, without_root
 
 BASE = b"1700000001.b"
@@ -101,7 +101,7 @@ def test_a_twin_whose_content_changed_is_not_removed(store: Store) -> None:
         for _, name in store.files():
             with open(store.file("cur", name), "ab") as file:
                 file.write(b"more\n")
-        with pytest.raises(maildir.MessageChanged):
+        with pytest.raises(errors.MessageChanged):
             opened.message(0)
         opened.maildrop.mark_deleted(0)
         assert opened.update().failed == 1
@@ -115,7 +115,7 @@ def test_a_renamed_twin_is_not_guessed_at(store: Store) -> None:
         for _, name in list(store.files()):
             os.rename(store.file("cur", name), store.file("cur", name + b"a"))
         opened.maildrop.mark_deleted(0)
-        with pytest.raises(maildir.MessageChanged):
+        with pytest.raises(errors.MessageChanged):
             opened.message(0)
         result = opened.update()
         assert (result.removed, result.failed) == (0, 1)
@@ -129,7 +129,7 @@ def test_a_twin_that_came_later_is_not_removed(store: Store) -> None:
         os.rename(store.file("new", BASE), store.file("cur", BASE + b":2,S"))
         store.deliver(BASE + b":2,F", b"two\n", folder="cur")
         opened.maildrop.mark_deleted(0)
-        with pytest.raises(maildir.MessageChanged):
+        with pytest.raises(errors.MessageChanged):
             opened.message(0)
         assert opened.update().failed == 1
     assert len(store.files()) == 2

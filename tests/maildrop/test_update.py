@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpop.maildrop import maildir
+from gpop.maildrop import errors
 from tests.maildrop.store import Store, content, expected, lines, listing, without_root
 
 
@@ -176,7 +176,7 @@ def test_messages_removed_by_others(filled: Store) -> None:
     with filled.session() as opened:
         before = listing(opened)
         os.unlink(filled.file("new", base(0)))
-        with pytest.raises(maildir.MessageVanished):
+        with pytest.raises(errors.MessageVanished):
             opened.message(0)
         assert listing(opened) == before
         opened.maildrop.mark_deleted(0)
@@ -202,7 +202,7 @@ def test_a_message_replaced_by_something_else(filled: Store) -> None:
             folder = "new" if number < 2 else "cur"
             os.unlink(filled.file(folder, base(number)))
             make(filled.file(folder, base(number)))
-            with pytest.raises(maildir.MessageUnreadable):
+            with pytest.raises(errors.MessageUnreadable):
                 opened.message(number)
         opened.maildrop.mark_deleted(1)
         result = opened.update()
