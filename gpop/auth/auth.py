@@ -16,7 +16,6 @@ of a client's stream.
 from __future__ import annotations
 
 import _socket
-import contextlib
 import gc
 import os
 import resource
@@ -44,6 +43,9 @@ MAX_LOGIN_OCTETS = 2048  # a LOGIN frame with all its fields as long as they may
 SPARE_DESCRIPTORS = 64
 MAX_PENDING = 4096
 
+# Of `_socket`: those of `socket` are enum members, and putting two together takes a hundred calls.
+SEND_FLAGS = _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL
+
 GONE, UNVERIFIED, VERIFIED = range(3)  # what the kernel says of a client's address
 
 
@@ -63,12 +65,12 @@ class Login:
         self.dialogue = dialogue
         self.client = client
         # Its flags are not touched: O_NONBLOCK belongs to the open file, and a session will want to wait.
-        self.channel = _socket_of(channel_fd, socket.SOCK_SEQPACKET)
+        self.channel = _socket_of(channel_fd, _socket.SOCK_SEQPACKET)
 
     def tell(self, octets: bytes) -> bool:
         """Send a frame to the front, without waiting for one that does not read; False if it can't be."""
         try:
-            self.channel.send(octets, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            self.channel.send(octets, SEND_FLAGS)
         except OSError:
             return False
         return True
@@ -155,9 +157,7 @@ class Auth:
         self._watch(fd, lambda: self.decider.checker_readable(fd, time.monotonic()))
 
     def _woken(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self._wakeup, 512):
-                pass
+        os.read(self._wakeup, 512)  # if there is more, we are woken once more
         self.decider.checkers_ended(time.monotonic())
 
     # The broker
@@ -355,7 +355,7 @@ def _peer_of(client: int, peer: str) -> int:
     Raises:
         BadFrame: the stream comes from another address.
     """
-    stream = _socket_of(client, socket.SOCK_STREAM)
+    stream = _socket_of(client, _socket.SOCK_STREAM)
     try:
         address = stream.getpeername()
     except OSError:
