@@ -4,8 +4,7 @@ The log: names of its events, and how a line is made and written.
 One JSON object a line (a readable form on a terminal), at most `MAX_LINE_OCTETS` long and
 written with one call that never blocks: a log reader that stalls costs lines, which are
 counted and reported, and never the service. The broker and auth write with `Log`; the
-front wraps the same `Log` in structlog (`structured`), so that context is bound once per
-connection.
+front wraps the same `Log` in structlog (`structured`).
 
 Everybody who logs executes this. It refuses to know secrets: no field ever is a password,
 and no octet of a peer or a file name reaches a line unescaped.
@@ -22,6 +21,7 @@ from gpop.json_text import json_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 # POSIX: a write of up to PIPE_BUF octets (4,096 on Linux) to a pipe is never mixed with another's.
@@ -131,18 +131,28 @@ class Log:
     """
     Writes events to `fd`, which it does not own, as `process` ("broker", "auth", "front").
 
+    `text` makes JSON of a line's fields: who writes many lines has a quicker way than who must stay small.
+
     Attributes:
         dropped: lines that could not be written since the last one that could.
     """
 
-    __slots__ = ("console", "debug", "dropped", "fd", "process", "socket")
+    __slots__ = ("console", "debug", "dropped", "fd", "process", "socket", "text")
 
-    def __init__(self, fd: int, process: str, console: bool = False, debug: bool = False) -> None:
+    def __init__(
+        self,
+        fd: int,
+        process: str,
+        console: bool = False,
+        debug: bool = False,
+        text: Callable[[Any], str] = json_text,
+    ) -> None:
         self.fd = fd
         self.process = process
         self.console = console
         self.debug = debug
         self.dropped = 0
+        self.text = text
         is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
         self.socket = _socket.socket(fileno=os.dup(fd)) if is_socket else None
 
@@ -164,12 +174,12 @@ class Log:
             "event": event,
             "process": self.process,
         }
-        line = json_text(head | _shortened(fields, MAX_FIELD_CHARACTERS))
+        line = self.text(head | _shortened(fields, MAX_FIELD_CHARACTERS))
         for limit in (128, 32, 8):
             if len(line) < MAX_LINE_OCTETS:
                 break
-            line = json_text(head | _shortened(fields, limit) | {"shortened": True})
-        return line if len(line) < MAX_LINE_OCTETS else json_text(head | {"shortened": True})
+            line = self.text(head | _shortened(fields, limit) | {"shortened": True})
+        return line if len(line) < MAX_LINE_OCTETS else self.text(head | {"shortened": True})
 
     def write_line(self, line: str) -> None:
         """Write a rendered line; one that can't be written at once is dropped and counted."""
@@ -214,24 +224,25 @@ def _console_value(value: Any) -> str:
 
 def structured(log: Log) -> Any:
     """
-    Return a structlog logger that writes to `log`: `bind()` context, then `.info(event, **fields)`.
+    Return a structlog logger that writes to `log`: `.info(event, **fields)`, or `bind()` context first.
 
     Only the front calls this; nobody else pays for structlog.
     """
     import structlog
 
-    def render(_logger: Any, method: str, fields: Any) -> str:
-        return log.line(fields.pop("event"), "error" if method == "exception" else method, fields)
+    def render(_logger: Any, level: str, fields: Any) -> str:
+        return log.line(fields.pop("event"), level, fields)
 
-    return structlog.wrap_logger(
+    logger = structlog.wrap_logger(
         _Sink(log),
-        processors=[structlog.processors.format_exc_info, render],
+        processors=[render],
         wrapper_class=structlog.make_filtering_bound_logger(10 if log.debug else 20),
     )
+    return logger.bind()
 
 
 class _Sink:
     """What structlog hands a rendered line to, whatever the level."""
 
     def __init__(self, log: Log) -> None:
-        self.debug = self.info = self.warning = self.error = self.exception = log.write_line
+        self.debug = self.info = self.warning = self.error = log.write_line

@@ -9,6 +9,7 @@ Only this module and `connection` import gevent, and only they use structlog.
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import resource
@@ -170,6 +171,11 @@ class Front:
             self.ended.set()
 
 
+def _json_text(value: Any) -> str:
+    """As `json_text.json_text`, in half the time. DEL is a control character to terminals only."""
+    return json.dumps(value).replace("\x7f", "\\u007f")
+
+
 def _options(arguments: list[str]) -> tuple[dict[str, str], list[int]]:
     """Split `--name=value` from the descriptors of the listening sockets."""
     named = dict(argument[2:].partition("=")[::2] for argument in arguments if argument.startswith("--"))
@@ -180,7 +186,7 @@ def main(arguments: list[str]) -> int:
     """Run as a front, started by the broker (`supervision.Generation.start_process`)."""
     options, listening = _options(arguments)
     settings = FrontSettings(**read_settings(int(options["settings-fd"])))
-    log = events.Log(int(options["log-fd"]), "front", "console" in options, "debug" in options)
+    log = events.Log(int(options["log-fd"]), "front", "console" in options, "debug" in options, _json_text)
     try:
         _run(settings, int(options["control-fd"]), listening, log)
     except (credentials.CredentialsRefused, KeyError, OSError) as error:
