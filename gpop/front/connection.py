@@ -14,7 +14,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import gevent
-import gevent.socket
 
 from gpop import events
 from gpop.pop3 import decisions, wire
@@ -30,16 +29,20 @@ if TYPE_CHECKING:
 RECEIVE_OCTETS = 4096
 # A frame from auth or a session; only PIPELINED is larger, and a front never receives that.
 MAX_ANSWER_OCTETS = 8192
-READABLE = 1  # what libev calls EV_READ
+READABLE, WRITABLE = 1, 2  # what libev calls EV_READ and EV_WRITE
+# Asked for in each call: O_NONBLOCK belongs to the open file, which other processes will hold too.
+SEND_FLAGS = _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL
 # A peer that is refused this often, or sends so much nonsense, has to connect again.
 MAX_REFUSALS = 5
 MAX_BAD_COMMANDS = 25
+# Nobody waits for the front once a login is handed over: the session answers the client itself. By now it
+# has come this far, and what auth and session have said since is read in one go, and not with a wake-up each.
+HAND_OVER_S = 0.005
 # After so many lines the others have their turn. A login takes three or four.
 LINES_IN_A_ROW = 8
 # A session notes each kind of thing once or twice; its dialogue, if it was asked for, is as long as it is.
 MAX_NOTES = 100
-# A peer that is left has this long to take the answer and close.
-GOODBYE_TIMEOUT_S = 2.0
+# What is read of a peer that is left, at most.
 MAX_GOODBYE_READS = 16
 
 REFUSALS = {
@@ -66,6 +69,10 @@ class Outcome:
         self.totals: dict[str, Any] | None = None
         self.notes = 0
 
+    def is_whole(self) -> bool:
+        """Whether nothing more may come. What ends without having served is waited for: see `Session.run`."""
+        return self.served and self.totals is not None
+
     def may_note(self, event: str) -> bool:
         """Whether the session may have this written: one that was taken over must not flood the log."""
         self.notes += 1
@@ -75,11 +82,27 @@ class Outcome:
 
 
 class Connection:
-    """One peer, from its greeting until it leaves or its session ends."""
+    """
+    One peer, from its greeting until it leaves or its session ends.
 
-    __slots__ = ("authorization", "client", "front", "greenlet", "local", "peer", "reader", "refusals")
+    The client's socket is a plain one, and there is one watcher for all that is read from it, and one
+    timer for the time-out: a cooperative socket of gevent's has two watchers, and a timer for each wait.
+    """
 
-    def __init__(self, front: Front, client: gevent.socket.socket, address: tuple[Any, ...]) -> None:
+    __slots__ = (
+        "authorization",
+        "client",
+        "front",
+        "greenlet",
+        "local",
+        "peer",
+        "readable",
+        "reader",
+        "refusals",
+        "timer",
+    )
+
+    def __init__(self, front: Front, client: _socket.socket, address: tuple[Any, ...]) -> None:
         self.front = front
         self.client = client
         self.peer = address[:2]
@@ -87,12 +110,27 @@ class Connection:
         self.reader = wire.LineReader()
         self.authorization = Authorization()
         self.refusals = 0
+        self.greenlet = gevent.getcurrent()
+        self.readable = front.hub.loop.io(client.fileno(), READABLE)
+        self.timer = front.hub.loop.timer(front.settings.login_timeout_s)
+
+    def close(self) -> None:
+        """Close the client's stream, and wait for nothing any more."""
+        self.readable.close()
+        self.timer.close()
+        self.client.close()
 
     def speak(self) -> str:
-        """Greet and answer commands until a session has ended or the peer is gone; returns why."""
-        self.client.sendall(self.front.greeting)
+        """
+        Greet and answer commands until a session has ended or the peer is gone; returns why.
+
+        Raises:
+            TimeoutError: the peer has not said a whole line, or not taken an answer, for the time-out.
+            OSError: the peer is gone.
+        """
+        self._expect_line()
+        self._send(self.front.greeting)
         bad_commands = lines = 0
-        deadline = time.monotonic() + self.front.settings.login_timeout_s
         while True:
             lines += 1
             if lines % LINES_IN_A_ROW == 0:
@@ -101,12 +139,12 @@ class Connection:
                 gevent.sleep(0)
             line = self.reader.next_line()
             if line is None:
-                octets = self._receive(deadline)
+                octets = self._receive()
                 if not octets:
                     return "disconnect"
                 self.reader.feed(octets)
                 continue
-            deadline = time.monotonic() + self.front.settings.login_timeout_s
+            self._expect_line()
             if self.front.events.debug:
                 octets = without_secret(line, self.reader.sasl_response)
                 self.log("command_received", "debug", detail=events.printable(octets))
@@ -129,15 +167,37 @@ class Connection:
             if bad_commands >= MAX_BAD_COMMANDS:
                 return "too_many_errors"
 
-    def _receive(self, deadline: float) -> bytes:
-        self.client.settimeout(max(deadline - time.monotonic(), 0.001))
-        octets: bytes = self.client.recv(RECEIVE_OCTETS)
-        return octets
+    def _expect_line(self) -> None:
+        """Begin the time-out anew: it counts from one line to the next, whatever comes between."""
+        self.timer.stop()
+        self.timer.start(self.greenlet.throw, TimeoutError)
+
+    def _receive(self) -> bytes:
+        """Return the next octets from the peer, b"" at their end."""
+        while True:
+            self.front.hub.wait(self.readable)
+            try:
+                return self.client.recv(RECEIVE_OCTETS, _socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
+
+    def _send(self, octets: bytes) -> None:
+        """Send all of `octets`, waiting for a peer that does not take them at once."""
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                octets = octets[self.client.send(octets, SEND_FLAGS) :]
+                if not octets:
+                    return
+            writable = self.front.hub.loop.io(self.client.fileno(), WRITABLE)
+            try:
+                self.front.hub.wait(writable)
+            finally:
+                writable.close()
 
     def _reply(self, octets: bytes) -> None:
         if self.front.events.debug:
             self.log("reply_sent", "debug", detail=events.printable(octets.partition(b"\r\n")[0]))
-        self.client.sendall(octets)
+        self._send(octets)
 
     def log(self, event: str, level: str = "info", **fields: Any) -> None:
         """Write an event of this connection."""
@@ -151,7 +211,11 @@ class Connection:
     def _login(self, login: decisions.Login) -> str:
         """Have a login decided and served; returns why that ended the connection, "" if it goes on."""
         # From here on the broker's "drain at once" must not cut it off.
-        self.front.before_login.discard(gevent.getcurrent())
+        self.front.before_login.discard(self.greenlet)
+        self.timer.stop()
+        # Others will hold the stream: what the peer says from now on must not wake this process.
+        self.readable.close()
+        self.front.forget(self.client.fileno())
         started = time.monotonic()
         login_id = self.front.new_login_id()
         unread = self.reader.take_rest()
@@ -172,10 +236,12 @@ class Connection:
         if outcome.accepted:
             self._leave(answer)
             return "unserved"
+        self._expect_line()
         self._reply(answer)
         if self.front.closing:
             return "shutdown"
-        self.front.before_login.add(gevent.getcurrent())
+        self.front.before_login.add(self.greenlet)
+        self.readable = self.front.hub.loop.io(self.client.fileno(), READABLE)
         self.authorization.login_refused()
         self.reader.feed(unread)
         return ""
@@ -189,18 +255,13 @@ class Connection:
         could stop this whole process. RFC 1939 §4 lets a server close here.
         """
         with contextlib.suppress(OSError):
-            self.client.settimeout(GOODBYE_TIMEOUT_S)
-            self.client.send(answer, _socket.MSG_DONTWAIT)
+            self.client.send(answer, SEND_FLAGS)
             # Octets that were never read would make a reset of the close, which may destroy the answer.
             self.client.shutdown(_socket.SHUT_WR)
             for _ in range(MAX_GOODBYE_READS):
                 if not self.client.recv(RECEIVE_OCTETS, _socket.MSG_DONTWAIT):
                     break
-        self._close_stream()
-
-    def _close_stream(self) -> None:
-        self.client.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, channel.NO_LINGER)
-        self.client.close()
+        channel.close_socket(self.client)
 
     def _hand_over(
         self, login_id: int, login: decisions.Login, started: float, unread: bytes, dialogue: bool
@@ -237,14 +298,18 @@ class Connection:
         return session_channel
 
     def _follow(self, login_id: int, session_channel: _socket.socket, outcome: Outcome) -> None:
-        """Take what comes on the session channel until it closes."""
+        """Take what comes on the session channel until nothing more may come, or it closes."""
+        hub = self.front.hub
+        gevent.sleep(HAND_OVER_S)
         # One watcher for the whole session; a cooperative socket would make and close two.
-        hub = gevent.get_hub()
         watcher = hub.loop.io(session_channel.fileno(), READABLE)
         try:
-            while True:
-                hub.wait(watcher)
-                frame, _ = channel.receive(session_channel, MAX_ANSWER_OCTETS)
+            while not outcome.is_whole():
+                try:
+                    frame, _ = channel.receive(session_channel, MAX_ANSWER_OCTETS)
+                except BlockingIOError:
+                    hub.wait(watcher)
+                    continue
                 if not self._take(frame, login_id, outcome):
                     raise messages.BadFrame(f"{frame!r} may not come now")
         except channel.ChannelClosed:
@@ -264,7 +329,7 @@ class Connection:
         elif kind == messages.SERVING and outcome.accepted and not outcome.served:
             outcome.served = True
             # The stream is the session's alone now: O_NONBLOCK and all belong to the open file.
-            self._close_stream()
+            channel.close_socket(self.client)
         elif kind == messages.NOTED and outcome.may_note(fields["event"]):
             detail = events.printable(fields["detail"].encode())
             self.log(fields["event"], events.SESSION_NOTES[fields["event"]], login_id=login_id, detail=detail)

@@ -9,10 +9,12 @@ Only this module and `connection` import gevent, and only they use structlog.
 
 from __future__ import annotations
 
+import _socket
 import json
 import os
 import pwd
 import resource
+import select
 import socket
 import sys
 from typing import Any
@@ -24,13 +26,31 @@ import gevent.socket
 
 from gpop import events
 from gpop.config import FrontSettings
-from gpop.front.connection import MAX_ANSWER_OCTETS, Connection
+from gpop.front.connection import MAX_ANSWER_OCTETS, SEND_FLAGS, Connection
 from gpop.pop3 import wire
 from gpop.pop3.authorization import greeting
 from gpop.privsep import channel, credentials, messages
 from gpop.programs import read_settings
 
 CROWDED = wire.err("Too many connections, please try again later", "SYS/TEMP")
+
+# Greenlets that are kept for connections to come; what they hold is a few KiB each.
+MAX_IDLE_GREENLETS = 16
+
+
+class Listener(gevent.server.StreamServer):
+    """Accepts, and makes plain sockets of what it accepts: `connection` waits for them itself."""
+
+    # With other fronts on the same socket, take one at a time and leave them the rest.
+    max_accept = 1
+
+    def do_read(self) -> tuple[_socket.socket, tuple[Any, ...]] | None:
+        """Accept one connection; None if another front was faster."""
+        try:
+            fd, address = self.socket._accept()
+        except BlockingIOError:
+            return None
+        return _socket.socket(self.family, _socket.SOCK_STREAM, 0, fd), address
 
 
 class Front:
@@ -43,11 +63,15 @@ class Front:
         self.listening = listening  # inherited sockets, until they are used
         self.events = log
         self.logger = events.structured(log)
+        self.hub = gevent.get_hub()
+        # The loop's own epoll set, see `forget`.
+        self._epoll = select.epoll.fromfd(os.dup(self.hub.loop.fileno()))
         control = socket.socket(fileno=control_fd)
         self.control = gevent.socket.socket(control.family, control.type, 0, control.detach())
         self.auth: gevent.socket.socket | None = None
-        self.servers: list[gevent.server.StreamServer] = []
+        self.servers: list[Listener] = []
         self.before_login: set[gevent.Greenlet] = set()
+        self.idle: list[gevent.Greenlet] = []
         self.connections = 0
         self.crowded = False
         self.draining = False
@@ -80,14 +104,47 @@ class Front:
         for fd in fds:
             plain = socket.socket(fileno=fd)
             listener = gevent.socket.socket(plain.family, plain.type, plain.proto, plain.detach())
-            server = gevent.server.StreamServer(listener, self._accepted)
-            # With other fronts on the same socket, take one at a time and leave them the rest.
-            server.max_accept = 1
+            server = Listener(listener, self._accepted, spawn=self._spawn)
             server.start()
             self.servers.append(server)
         self.logger.info("front_started", pid=os.getpid())
 
-    def _accepted(self, client: gevent.socket.socket, address: tuple[Any, ...]) -> None:
+    def _spawn(self, *task: Any) -> None:
+        """
+        Serve a connection in a greenlet that is idle, or in a new one.
+
+        For each new one CPython asks the kernel for a piece of memory, and gives it back at its end.
+        """
+        if self.idle:
+            self.hub.loop.run_callback(self.idle.pop().switch, task)
+        else:
+            gevent.spawn_raw(self._work, task)
+
+    def _work(self, task: tuple[Any, ...]) -> None:
+        """A greenlet's life: one connection after the other, unless enough others wait for one."""
+        while True:
+            function, *arguments = task
+            function(*arguments)
+            if len(self.idle) >= MAX_IDLE_GREENLETS or self.draining:
+                return
+            task, arguments = (), []  # what was served must not be held until somebody else comes
+            self.idle.append(gevent.getcurrent())
+            task = self.hub.switch()
+
+    def forget(self, fd: int) -> None:
+        """
+        Take a stream, which others will hold too, out of the loop's epoll set; its watcher is closed already.
+
+        libev leaves that to the kernel, which only does it when the last copy is closed: until then
+        whatever the peer says to its session would wake the front too, and once that has closed its own
+        copy libev knows no other help than a new set, with every descriptor of this process entered anew.
+        """
+        try:
+            self._epoll.unregister(fd)
+        except OSError:
+            return  # it was not in it
+
+    def _accepted(self, client: _socket.socket, address: tuple[Any, ...]) -> None:
         """Serve one connection, in a greenlet of its own: the one outermost handler for it."""
         if self.connections >= self.settings.max_connections:
             self._turn_away(client)
@@ -108,6 +165,8 @@ class Front:
             reason = "fault"
             self.logger.error("process_fault", problem=events.place(error))
         finally:
+            if connection:
+                connection.close()
             client.close()
             self.before_login.discard(this)
             self.connections -= 1
@@ -117,14 +176,13 @@ class Front:
         if connection and reason != "session" and self.events.debug:
             connection.log("connection_closed", "debug", close_reason=reason)
 
-    def _turn_away(self, client: gevent.socket.socket) -> None:
+    def _turn_away(self, client: _socket.socket) -> None:
         """At the limit: say so and close. Logged once until there is room again."""
         if not self.crowded:
             self.crowded = True
             self.logger.warning("connections_exhausted", max_connections=self.settings.max_connections)
         try:
-            client.settimeout(1)
-            client.send(CROWDED)
+            client.send(CROWDED, SEND_FLAGS)
         except OSError:
             return
         finally:

@@ -143,6 +143,11 @@ def close_stream(fd: int) -> None:
     except OSError:
         os.close(fd)  # no socket at all
         return
+    close_socket(sock)
+
+
+def close_socket(sock: _socket.socket) -> None:
+    """Close a stream, which others hold as well or have held, as `close_stream` does."""
     try:
         # Asked for first: Python makes and drops two errors on its way to an option of octets.
         if sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER):
