@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 from gpop.accounts import hashes, nss
@@ -203,7 +202,7 @@ def decide(sources: Sequence[Source], request: Request, only: int | None = None)
         except SourceUnavailable as error:
             return Refused(SYS_TEMP, "source_unavailable", source.kind, str(error))
         if isinstance(verdict, Accepted):
-            return replace(verdict, origin=origin)
+            return Accepted(verdict.account, verdict.source, origin)
         if verdict is not None:
             break
     else:
