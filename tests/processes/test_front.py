@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gpop.front import MAX_IDLE_GREENLETS, _json_text
+from gpop.front.front import MAX_IDLE_GREENLETS, _json_text
 from gpop.json_text import json_text
 from tests.serving import PASSWORD, ROOT, wait_until
 
