@@ -12,16 +12,15 @@ forgotten first. Holds no password, only keyed hashes. Time comes in as an argum
 from __future__ import annotations
 
 import hashlib
-import ipaddress
-import socket
 from collections import OrderedDict
 from collections.abc import Sequence
+
+from gpop.accounts.addresses import Networks
 
 DELAYS_S = (0.0, 2.0, 4.0, 8.0, 15.0)
 MAX_SOURCES = 32768  # some 25 MB when every one of them keeps guessing
 MAX_REMEMBERED = 8  # wrong (name, password) pairs per source: the stale clients behind one NAT
 FINGERPRINT_OCTETS = 8
-MAPPED_PREFIX = b"\0" * 10 + b"\xff\xff"
 
 
 class _Penalty:
@@ -46,7 +45,7 @@ class PenaltyTable:
         self._key = key
         self._forget_s = forget_s
         self._max_sources = max_sources
-        self._trusted = [_prefix(network) for network in trusted]
+        self._trusted = Networks(trusted)
         self._penalties: OrderedDict[bytes, _Penalty] = OrderedDict()
 
     def __len__(self) -> int:
@@ -54,12 +53,7 @@ class PenaltyTable:
 
     def is_trusted(self, peer: str) -> bool:
         """Say whether `peer` is in a trusted network."""
-        address = packed(peer)
-        size = len(address) * 8
-        number = int.from_bytes(address, "big")
-        return any(
-            size == bits and number >> (bits - length) == prefix for bits, length, prefix in self._trusted
-        )
+        return peer in self._trusted
 
     def delay_s(self, source: bytes, now: float) -> float:
         """Return how long an attempt from `source` has to wait, 0.0 for not at all."""
@@ -92,30 +86,3 @@ class PenaltyTable:
         # The name's length keeps ("ab", "c") and ("a", "bc") apart.
         octets = b"%d:%b%b" % (len(name), name, password)
         return hashlib.blake2b(octets, key=self._key, digest_size=FINGERPRINT_OCTETS).digest()
-
-
-def packed(peer: str) -> bytes:
-    """Return the octets of an address, 4 or 16 (an IPv4 one in IPv6 clothes: 4); of other text, a hash."""
-    try:
-        return socket.inet_pton(socket.AF_INET, peer)
-    except (OSError, ValueError):
-        pass
-    try:
-        address = socket.inet_pton(socket.AF_INET6, peer.partition("%")[0])
-    except (OSError, ValueError):
-        # 20 octets: as long as no address, so that no text can pass for one.
-        return hashlib.blake2b(peer.encode("utf-8", "backslashreplace"), digest_size=20).digest()
-    return address[12:] if address.startswith(MAPPED_PREFIX) else address
-
-
-def source_of(peer: str) -> bytes:
-    """Return the key of the source that `peer` belongs to: itself, or its IPv6 /64."""
-    address = packed(peer)
-    return address[:8] if len(address) == 16 else address
-
-
-def _prefix(network: str) -> tuple[int, int, int]:
-    """Return (bits of an address, length of the prefix, the prefix as a number)."""
-    parsed = ipaddress.ip_network(network, strict=False)
-    bits = parsed.max_prefixlen
-    return bits, parsed.prefixlen, int(parsed.network_address) >> (bits - parsed.prefixlen)

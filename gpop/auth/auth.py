@@ -28,7 +28,7 @@ from collections.abc import Callable
 
 from gpop import events
 from gpop.accounts.account import SYS_PERM, SYS_TEMP, Accepted, Refused, Verdict
-from gpop.accounts.penalties import packed
+from gpop.accounts.addresses import packed
 from gpop.accounts.sources import Source
 from gpop.auth import starting
 from gpop.auth.deciding import Attempt, Decider

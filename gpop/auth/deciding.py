@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 
 from gpop import events
 from gpop.accounts.account import AUTH, SYS_TEMP, Accepted, Refused, Verdict
+from gpop.accounts.addresses import source_of
 from gpop.accounts.cache import SYSTEM_FILES, AuthCache, CacheWatch
 from gpop.accounts.passwdfile import PasswdFile
-from gpop.accounts.penalties import PenaltyTable, source_of
+from gpop.accounts.penalties import PenaltyTable
 from gpop.accounts.sources import PasswdFileSource, Request, Source
 from gpop.auth import checker
 from gpop.auth.queue import FairQueue

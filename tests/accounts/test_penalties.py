@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpop.accounts.penalties import PenaltyTable, packed, source_of
+from gpop.accounts.addresses import packed, source_of
+from gpop.accounts.penalties import PenaltyTable
 
 KEY = b"k" * 32
 
