@@ -39,6 +39,7 @@ EVENTS = {
     "front_started": "a front accepts connections",
     "front_draining": "a front stopped accepting",
     "connections_exhausted": "a front is at server.max_connections and closed a new connection",
+    "limit_reached": "a peer was turned away because its address, or this connection, did too much",
     # written by the front for a session
     "cache_unwritable": "the statcache could not be written; the session was served from memory",
     "cache_damaged": "the statcache was unusable and was rebuilt",
@@ -72,6 +73,16 @@ EVENTS = {
     "log_lines_dropped": "the log could not be written for a while; so many lines are missing",
     "process_fault": "an unexpected error ended a process or a connection",
 }
+
+# Reasons of refused logins that mean "too much at the moment": of these the log gets some, with their
+# number, because a flood of logins would else be a flood of lines.
+LIMIT_REASONS = (
+    "checks_exhausted",
+    "too_many_attempts",
+    "too_many_logins",
+    "too_many_logins_of_address",
+    "too_many_logins_per_second",
+)
 
 # What a session may ask its front to write, and at which level.
 SESSION_NOTES = {

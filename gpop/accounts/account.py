@@ -15,6 +15,8 @@ from dataclasses import dataclass
 AUTH = "AUTH"
 SYS_TEMP = "SYS/TEMP"
 SYS_PERM = "SYS/PERM"
+# RFC 2449 §8.1.1: the password was right, but the last login was too short a time ago.
+LOGIN_DELAY = "LOGIN-DELAY"
 
 MAX_PATH_OCTETS = 4095  # PATH_MAX with its NUL
 MAX_GROUPS = 1024  # as many as a frame to the broker holds (messages.MAX_GROUPS)

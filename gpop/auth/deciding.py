@@ -1,10 +1,11 @@
 """
 What happens to a login in auth, from its frame to its verdict.
 
-    penalty? -> held ─┐
-                      ├-> auth cache? -> accepted
-                      └-> waits for a place -> checker -> accepted
-                                                       └> refused, said at the fixed time
+    too many at once? -> penalty? -> held ─┐
+                                           ├-> too many a second? -> auth cache? ─┐
+                                           │                                      ├-> delay? -> accepted
+                                           └-> waits for a place -> checker ──────┘
+                                                                    └> refused, said at the fixed time
 
 `Decider` moves attempts along this way; it has no loop of its own: the process around it
 (auth.py) calls `submit`, `tick` and the two `checker_…` methods, tells it the time, and
@@ -14,6 +15,7 @@ time. It knows no frames and no sockets. Executed by auth, as root.
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import itertools
 import math
@@ -24,13 +26,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpop import events
-from gpop.accounts.account import AUTH, SYS_TEMP, Accepted, Refused, Verdict
+from gpop.accounts.account import AUTH, LOGIN_DELAY, SYS_TEMP, Accepted, Account, Refused, Verdict
 from gpop.accounts.addresses import source_of
 from gpop.accounts.cache import SYSTEM_FILES, AuthCache, CacheWatch
 from gpop.accounts.passwdfile import PasswdFile
 from gpop.accounts.penalties import PenaltyTable
 from gpop.accounts.sources import PasswdFileSource, Request, Source
 from gpop.auth import checker
+from gpop.auth.limits import Buckets
 from gpop.auth.queue import FairQueue
 
 if TYPE_CHECKING:
@@ -148,6 +151,12 @@ class Decider:
         self._timed: list[tuple[float, int, Attempt]] = []  # a heap: held, and refusals to be said
         self._counter = itertools.count()
         self._held: dict[bytes, int] = {}
+        self._at_once: dict[bytes, int] = {}  # how many of `pending` each source has
+        rate = settings.max_logins_per_second
+        self._rate = Buckets(1 / rate, rate, max_keys=1) if rate else None
+        self._delays: Buckets | None = None
+        if settings.login_delay_s:
+            self._delays = Buckets(settings.login_delay_s, settings.login_delay_burst)
         self._running: dict[int, tuple[checker.Checker, Attempt]] = {}  # by pipe
         self._unreaped: dict[int, tuple[checker.Checker, bytes]] = {}  # by pid, with its source
 
@@ -166,10 +175,19 @@ class Decider:
         delay = self._delay_s(attempt, now)
         if len(self.pending) >= self.max_pending:
             self._settle(attempt, Refused(SYS_TEMP, "too_many_logins"), now)
+        elif self._has_enough(attempt):
+            self._settle(attempt, Refused(SYS_TEMP, "too_many_logins_of_address"), now)
         elif delay:
             self._hold(attempt, delay, now)
         else:
             self._consider(attempt, now)
+
+    def _has_enough(self, attempt: Attempt) -> bool:
+        """Whether the source of an attempt has as many logins under way as it may."""
+        # Who only a front vouches for may be anybody: all these together are no one's address.
+        if attempt.trusted or attempt.source == UNVERIFIED_SOURCE:
+            return False
+        return self._at_once.get(attempt.source, 0) >= self.settings.max_logins_per_address
 
     def _delay_s(self, attempt: Attempt, now: float) -> float:
         return 0.0 if attempt.trusted else self.penalties.delay_s(attempt.source, now)
@@ -194,17 +212,34 @@ class Decider:
 
     def _enter(self, attempt: Attempt, stage: int) -> None:
         attempt.stage = stage
-        self.pending[attempt] = None
+        if attempt not in self.pending:
+            self.pending[attempt] = None
+            self._at_once[attempt.source] = self._at_once.get(attempt.source, 0) + 1
+
+    def _leave(self, attempt: Attempt) -> None:
+        """It is answered, or nobody waits for its answer any more."""
+        attempt.password = b""
+        if attempt in self.pending:
+            del self.pending[attempt]
+            left = self._at_once[attempt.source] - 1
+            if left:
+                self._at_once[attempt.source] = left
+            else:
+                del self._at_once[attempt.source]
 
     def _consider(self, attempt: Attempt, now: float) -> None:
         """Look into the auth cache; else let the attempt wait for a checker."""
         if not _is_login(attempt):
             self._settle(attempt, Refused(AUTH, "malformed_login"), now)
             return
+        # Not before: what a penalty holds back must not use up what all the others may do.
+        if self._rate is not None and not self._rate.take(b"", now):
+            self._settle(attempt, Refused(SYS_TEMP, "too_many_logins_per_second"), now)
+            return
         cached = self._look_up(attempt, now) if self.cache is not None else None
         if cached is not None:
             if not (self.settings.cache_always_check_account and cached.source == "pam"):
-                self._finish(attempt, Accepted(cached.account, "cache", cached.origin))
+                self._accept(attempt, Accepted(cached.account, "cache", cached.origin), now)
                 return
             attempt.cached = cached
         displaced = self._queue.put(attempt.source, attempt)
@@ -255,11 +290,10 @@ class Decider:
             self._note_refusal(attempt, now)
         if attempt.stage == DONE and attempt in self.pending:
             # Whom the answer was for has gone meanwhile.
-            del self.pending[attempt]
-            attempt.password = b""
+            self._leave(attempt)
             return
         if isinstance(verdict, Accepted):
-            self._finish(attempt, self._note_acceptance(attempt, verdict, now))
+            self._accept(attempt, self._note_acceptance(attempt, verdict, now), now)
         elif verdict.code == AUTH:
             attempt.verdict, attempt.decided_s = verdict, now
             self._enter(attempt, REFUSING)
@@ -300,10 +334,21 @@ class Decider:
                 self.cache.store(attempt.name, attempt.password, attempt.peer, verdict, now)
         return verdict
 
+    def _accept(self, attempt: Attempt, verdict: Accepted, now: float) -> None:
+        """
+        Let a login with the right password in, unless its account logs in too often (RFC 2449 §6.5).
+
+        Every way to an acceptance leads through here, the auth cache's too. Who is told of the
+        delay knows the password, so it tells nobody which names exist.
+        """
+        if self._delays is None or self._delays.take(_maildrop_key(verdict.account), now):
+            self._finish(attempt, verdict)
+        else:
+            self._finish(attempt, Refused(LOGIN_DELAY, "login_delay", verdict.source))
+
     def _finish(self, attempt: Attempt, verdict: Verdict) -> None:
         attempt.stage = DONE
-        attempt.password = b""
-        self.pending.pop(attempt, None)
+        self._leave(attempt)
         self._answer(attempt, verdict)
 
     # The cache and the files behind it
@@ -401,8 +446,7 @@ class Decider:
             del self._waiting[attempt]
             self._queue.remove(attempt.source, attempt)
         if stage != CHECKED:
-            del self.pending[attempt]
-            attempt.password = b""
+            self._leave(attempt)
 
     def give_up(self, verdict: Refused) -> None:
         """Answer everything that is pending with `verdict`, now."""
@@ -421,6 +465,12 @@ def _is_login(attempt: Attempt) -> bool:
     """A name that no front lets through can belong to nobody; no source is asked about it."""
     name = attempt.name
     return bool(name) and not any(octet < 0x20 or octet == 0x7F for octet in name)
+
+
+def _maildrop_key(account: Account) -> bytes:
+    """What a login delay is counted by: the maildrop, by whatever name somebody logs in to it."""
+    octets = b"%d:%b" % (account.uid, account.maildir)
+    return hashlib.blake2b(octets, digest_size=16).digest()
 
 
 def report_passwd_file(log: events.Log, file: PasswdFile) -> None:

@@ -44,6 +44,9 @@ class FrontSettings:
     run_dir: str
     hostname: str
     max_connections: int
+    max_connections_per_address: int
+    trusted_networks: list[str]
+    login_delay_s: int
     login_timeout_s: float
     log_format: str
     log_level: str
@@ -59,6 +62,10 @@ class AuthSettings:
     first_valid_uid: int
     first_valid_gid: int
     max_checks: int
+    max_logins_per_address: int
+    max_logins_per_second: int
+    login_delay_s: int
+    login_delay_burst: int
     check_timeout_s: float
     refusal_time_s: float
     trusted_networks: list[str]
@@ -84,6 +91,7 @@ class SessionSettings:
     max_messages: int
     statcache: bool
     reuse_below: str
+    login_delay_s: int
     first_valid_uid: int
     first_valid_gid: int
     log_level: str

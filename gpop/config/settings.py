@@ -125,6 +125,17 @@ SETTINGS: tuple[Setting, ...] = (
         unit="connections per front",
     ),
     Setting(
+        "server.max_connections_per_address",
+        64,
+        Whole(1, 1_000_000),
+        "Connections that one front holds at once of one address (an IPv4 address or an IPv6 /64), sessions "
+        "included. More are told [SYS/TEMP]. accounts.trusted_networks are exempt. With several fronts an "
+        "address may have as many at each.",
+        "Too low: an office or a provider that hides many users behind one address is turned away. Too high: "
+        "one address can take all of server.max_connections.",
+        unit="connections per front",
+    ),
+    Setting(
         "server.login_timeout_s",
         600,
         Seconds(0.1),
@@ -270,6 +281,45 @@ SETTINGS: tuple[Setting, ...] = (
         unit="processes",
     ),
     Setting(
+        "accounts.max_logins_per_address",
+        32,
+        Whole(1, 100_000),
+        "Logins under way at once from one address (an IPv4 address or an IPv6 /64), by way of all fronts, "
+        "from PASS until the answer. More are told [SYS/TEMP]. accounts.trusted_networks are exempt.",
+        "Too low: users behind one address disturb each other in the morning. Too high: one address keeps "
+        "everybody else waiting for a password check.",
+        unit="logins",
+    ),
+    Setting(
+        "accounts.max_logins_per_second",
+        1000,
+        Whole(0, 1_000_000),
+        "Logins looked at per second in all, refused ones included; more are told [SYS/TEMP]. As many may "
+        "come at once after a quiet second. 0 means no limit.",
+        "Too low: users are turned away when many poll at the same minute, and strangers who guess from many "
+        "addresses can use up what all may do. Too high: it protects nothing.",
+        unit="logins per second",
+    ),
+    Setting(
+        "accounts.login_delay_s",
+        0,
+        Whole(0, 86400),
+        "The time between two logins of one account (LOGIN-DELAY of RFC 2449); a login that comes earlier "
+        "is told [LOGIN-DELAY], after its password was checked. 0: no delay, and none is announced.",
+        "Too long: clients show errors to users who look for mail by hand, and a webmail that logs in for "
+        "each page does not work.",
+        unit="seconds",
+    ),
+    Setting(
+        "accounts.login_delay_burst",
+        2,
+        Whole(1, 1000),
+        "So many logins of an account may come at once before login_delay_s holds; each login_delay_s gives "
+        "one of them back. Some clients (Outlook) log in twice to fetch once.",
+        "1: such clients get errors. High: the delay does little.",
+        unit="logins",
+    ),
+    Setting(
         "accounts.check_timeout_s",
         30,
         Seconds(0.1, 600),
@@ -291,8 +341,8 @@ SETTINGS: tuple[Setting, ...] = (
         "accounts.trusted_networks",
         ["127.0.0.0/8", "::1/128"],
         ListOf(Network(), may_be_empty=True),
-        "Clients that are not delayed after wrong passwords, such as a webmail host through which everybody "
-        "comes.",
+        "Clients that are not delayed after wrong passwords, and of which as many as want may connect and "
+        "log in at once, such as a webmail host through which everybody comes.",
         "Too wide: passwords can be guessed from there at full speed. If the webmail host is missing, one "
         "forgetful user delays all of them.",
     ),

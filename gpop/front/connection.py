@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from gpop import events
+from gpop.front.limits import UNCOUNTED
 from gpop.pop3 import decisions, wire
 from gpop.pop3.authorization import LOGIN_REFUSED, Authorization
 from gpop.pop3.commands import without_secret
@@ -38,6 +39,9 @@ MAX_BAD_COMMANDS = 25
 # Nobody waits for the front once a login is handed over: the session answers the client itself. By now it
 # has come this far, and what auth and session have said since is read in one go, and not with a wake-up each.
 HAND_OVER_S = 0.005
+# Nor does any client say so much before it logs in, good or bad; the most that one needs is some 30 lines,
+# with a challenge and its response in each of its refused logins.
+MAX_LINES = 100
 # After so many lines the others have their turn. A login takes three or four.
 LINES_IN_A_ROW = 8
 # A session notes each kind of thing once or twice; its dialogue, if it was asked for, is as long as it is.
@@ -50,7 +54,10 @@ REFUSALS = {
     "SYS/TEMP": wire.err("Temporary failure, please try again later", "SYS/TEMP"),
     "SYS/PERM": wire.err("This account can't be served, please ask the administrator", "SYS/PERM"),
     "IN-USE": wire.err("Too many sessions of this account", "IN-USE"),
+    "LOGIN-DELAY": wire.err("Too soon after the last login, please try again later", "LOGIN-DELAY"),
 }
+TOO_MANY_CONNECTIONS = wire.err("Too many connections from your address, please try again later", "SYS/TEMP")
+TOO_MANY_LINES = wire.err("Too many commands without a login, please connect again", "SYS/TEMP")
 # A login that no account can be meant by (an empty password, say) is refused without asking auth.
 REFUSED_HERE = {"code": "AUTH", "user": "", "source": "front"}
 NO_COUNTS = [0] * len(messages.COUNTS)
@@ -99,6 +106,7 @@ class Connection:
         "readable",
         "reader",
         "refusals",
+        "source",
         "timer",
     )
 
@@ -108,8 +116,9 @@ class Connection:
         self.peer = address[:2]
         self.local = client.getsockname()[:2]
         self.reader = wire.LineReader()
-        self.authorization = Authorization()
+        self.authorization = Authorization(policies=front.policies)
         self.refusals = 0
+        self.source = UNCOUNTED  # whose connections this one is counted among
         self.greenlet = gevent.getcurrent()
         self.readable = front.hub.loop.io(client.fileno(), READABLE)
         self.timer = front.hub.loop.timer(front.settings.login_timeout_s)
@@ -120,6 +129,25 @@ class Connection:
         self.timer.close()
         self.client.close()
 
+    def admit(self) -> bool:
+        """
+        Count this connection for its address, as soon as that is known: once, before anything is said.
+
+        Returns False if the address has as many as it may; this one was told so then, and is closed.
+        """
+        source = self.front.addresses.enter(self.peer[0])
+        if source is None:
+            self._end_by_limit("too_many_connections", self.front.addresses.most, TOO_MANY_CONNECTIONS)
+            return False
+        self.source = source
+        return True
+
+    def _end_by_limit(self, reason: str, limit: int, answer: bytes) -> None:
+        times = self.front.limit_times(reason, self.peer[0])
+        if times:
+            self.log("limit_reached", "warning", reason=reason, limit=limit, times=times)
+        self._leave(answer)
+
     def speak(self) -> str:
         """
         Greet and answer commands until a session has ended or the peer is gone; returns why.
@@ -128,12 +156,14 @@ class Connection:
             TimeoutError: the peer has not said a whole line, or not taken an answer, for the time-out.
             OSError: the peer is gone.
         """
+        if not self.admit():
+            return "too_many_connections"
         self._expect_line()
         self._send(self.front.greeting)
-        bad_commands = lines = 0
+        bad_commands = lines = turns = 0
         while True:
-            lines += 1
-            if lines % LINES_IN_A_ROW == 0:
+            turns += 1
+            if turns % LINES_IN_A_ROW == 0:
                 # A call that need not wait does not switch: without this a peer that always has more
                 # to say, and takes the answers, would be the only one to be served.
                 gevent.sleep(0)
@@ -145,6 +175,10 @@ class Connection:
                 self.reader.feed(octets)
                 continue
             self._expect_line()
+            lines += 1
+            if lines > MAX_LINES:
+                self._end_by_limit("too_many_commands", MAX_LINES, TOO_MANY_LINES)
+                return "too_many_commands"
             if self.front.events.debug:
                 octets = without_secret(line, self.reader.sasl_response)
                 self.log("command_received", "debug", detail=events.printable(octets))
@@ -370,8 +404,12 @@ class Connection:
     def _log_refusal(
         self, login: decisions.Login | decisions.RefusedLogin, refused: dict[str, Any], **fields: Any
     ) -> None:
-        """Write the line of a refused login: one, at once, with the peer's address."""
+        """Write the line of a refused login: one, at once, with the peer's address. Of limits' some."""
         self.refusals += 1
+        if refused["reason"] in events.LIMIT_REASONS:
+            fields["times"] = self.front.limit_times(refused["reason"], self.peer[0])
+            if not fields["times"]:
+                return
         self.log(
             "login_refused",
             "warning",

@@ -17,6 +17,7 @@ import resource
 import select
 import socket
 import sys
+import time
 from typing import Any
 
 import gevent
@@ -25,10 +26,13 @@ import gevent.server
 import gevent.socket
 
 from gpop import events
+from gpop.accounts.addresses import source_of
 from gpop.config import FrontSettings
 from gpop.front.connection import MAX_ANSWER_OCTETS, SEND_FLAGS, Connection
+from gpop.front.limits import Addresses, LogGate
 from gpop.pop3 import wire
 from gpop.pop3.authorization import greeting
+from gpop.pop3.commands import policies
 from gpop.privsep import channel, credentials, messages
 from gpop.programs import read_settings
 
@@ -73,7 +77,9 @@ class Front:
         self.before_login: set[gevent.Greenlet] = set()
         self.idle: list[gevent.Greenlet] = []
         self.connections = 0
-        self.crowded = False
+        self.policies = policies(settings.login_delay_s)
+        self.addresses = Addresses(settings.max_connections_per_address, settings.trusted_networks)
+        self.gate = LogGate()
         self.draining = False
         self.closing = False  # peers before login are closed
         self.ended = gevent.event.Event()
@@ -170,23 +176,29 @@ class Front:
             client.close()
             self.before_login.discard(this)
             self.connections -= 1
-            self.crowded = False
+            if connection:
+                self.addresses.leave(connection.source)
             if self.draining and not self.connections:
                 self.ended.set()
         if connection and reason != "session" and self.events.debug:
             connection.log("connection_closed", "debug", close_reason=reason)
 
     def _turn_away(self, client: _socket.socket) -> None:
-        """At the limit: say so and close. Logged once until there is room again."""
-        if not self.crowded:
-            self.crowded = True
-            self.logger.warning("connections_exhausted", max_connections=self.settings.max_connections)
+        """At the limit: say so and close."""
+        times = self.gate.passes("connections", b"", time.monotonic())
+        if times:
+            most = self.settings.max_connections
+            self.logger.warning("connections_exhausted", max_connections=most, times=times)
         try:
             client.send(CROWDED, SEND_FLAGS)
         except OSError:
             return
         finally:
             client.close()
+
+    def limit_times(self, reason: str, peer: str) -> int:
+        """Return for how many times that a limit held off `peer` a line is due in the log; 0 for none now."""
+        return self.gate.passes(reason, source_of(peer), time.monotonic())
 
     def obey(self) -> None:
         """Do what the broker says, until it says drain or is gone."""

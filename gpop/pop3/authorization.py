@@ -80,10 +80,12 @@ class Authorization:
     line is due until it is decided; if it is not accepted, `login_refused` is to be called.
     """
 
-    __slots__ = ("_mechanisms", "_name", "_step")
+    __slots__ = ("_mechanisms", "_name", "_policies", "_step")
 
-    def __init__(self, mechanisms: tuple[str, ...] = MECHANISMS) -> None:
+    def __init__(self, mechanisms: tuple[str, ...] = MECHANISMS, policies: tuple[str, ...] = ()) -> None:
+        """`policies` are what the settings add to CAPA (`commands.policies`)."""
         self._mechanisms = mechanisms
+        self._policies = policies
         self._step = Step.NO_NAME
         self._name = b""
 
@@ -107,7 +109,7 @@ class Authorization:
         return _HANDLERS[keyword](self, *arguments)
 
     def _capa(self) -> Reply:
-        return capability_list(self._mechanisms)
+        return capability_list(self._mechanisms, self._policies)
 
     def _quit(self) -> Close:
         return _GOODBYE

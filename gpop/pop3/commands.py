@@ -159,7 +159,16 @@ MECHANISMS = ("PLAIN", "LOGIN")
 _PROMISES = ("RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "EXPIRE NEVER", "IMPLEMENTATION gpop")
 
 
-def capability_list(mechanisms: Iterable[str]) -> Reply:
+def policies(login_delay_s: int) -> tuple[str, ...]:
+    """
+    Return what the settings add to CAPA, for `capability_list`.
+
+    One LOGIN-DELAY holds for all users, so it has no "USER" behind it in either state (RFC 2449 §6.5).
+    """
+    return (f"LOGIN-DELAY {login_delay_s}",) if login_delay_s else ()
+
+
+def capability_list(mechanisms: Iterable[str], policies: Iterable[str] = ()) -> Reply:
     """
     Return the answer to CAPA, which is the same in both states; `mechanisms` are those of AUTH.
 
@@ -169,5 +178,5 @@ def capability_list(mechanisms: Iterable[str]) -> Reply:
     """
     lines = [command.capability for command in COMMANDS.values() if command.capability]
     lines[lines.index("SASL")] = " ".join(["SASL", *mechanisms])
-    lines = [line for line in [*lines, *_PROMISES] if line != "SASL"]
+    lines = [line for line in [*lines, *_PROMISES, *policies] if line != "SASL"]
     return Reply(multiline(ok("capability list follows"), [line.encode("ascii") for line in lines]))

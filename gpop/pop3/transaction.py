@@ -46,12 +46,18 @@ _UPDATE = EnterUpdate()
 class Transaction:
     """One session in the TRANSACTION state. Every line goes to `handle`; after `EnterUpdate` none is due."""
 
-    __slots__ = ("_maildrop", "_mechanisms")
+    __slots__ = ("_maildrop", "_mechanisms", "_policies")
 
-    def __init__(self, maildrop: Maildrop, mechanisms: tuple[str, ...] = MECHANISMS) -> None:
-        """`mechanisms` are those that were offered before the login, for CAPA."""
+    def __init__(
+        self,
+        maildrop: Maildrop,
+        mechanisms: tuple[str, ...] = MECHANISMS,
+        policies: tuple[str, ...] = (),
+    ) -> None:
+        """`mechanisms` and `policies` are those that were announced before the login, for CAPA."""
         self._maildrop = maildrop
         self._mechanisms = mechanisms
+        self._policies = policies
 
     def handle(self, line: bytes | LineError) -> TransactionDecision:
         parsed = parse(line, TRANSACTION)
@@ -67,7 +73,7 @@ class Transaction:
         return _MARKED if self._maildrop.is_marked(number - 1) else None
 
     def _capa(self) -> Reply:
-        return capability_list(self._mechanisms)
+        return capability_list(self._mechanisms, self._policies)
 
     def _stat(self) -> Reply:
         """The drop listing: two numbers and no word after them, clients stumble over it."""

@@ -48,12 +48,15 @@ class Conversation:
 
     __slots__ = ("opened", "reader", "report", "stream", "transaction")
 
-    def __init__(self, stream: Stream, report: Report, opened: Opened) -> None:
+    def __init__(
+        self, stream: Stream, report: Report, opened: Opened, policies: tuple[str, ...] = ()
+    ) -> None:
+        """`policies` are what the settings add to CAPA (`pop3.commands.policies`)."""
         self.stream = stream
         self.report = report
         self.opened = opened
         self.reader = wire.LineReader()
-        self.transaction = Transaction(opened.maildrop)
+        self.transaction = Transaction(opened.maildrop, policies=policies)
 
     # Speaking
 

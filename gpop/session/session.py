@@ -17,6 +17,7 @@ import time
 from gpop import signals
 from gpop.maildrop import errors, hit, lock, opening
 from gpop.pop3 import wire
+from gpop.pop3.commands import policies
 from gpop.privsep import channel, credentials, messages
 from gpop.session import poll
 from gpop.session.conversation import BYE, Conversation
@@ -238,10 +239,10 @@ def _serve(
         stream.adopt()
         if found:
             stream.send(GREETING)
-            _poll(stream, report, directory, found, unread, options)
+            _poll(stream, report, directory, found, unread, options, settings)
         elif opened:
             stream.send(GREETING)
-            _converse(stream, report, opened, unread)
+            _converse(stream, report, opened, unread, settings)
         else:
             stream.send(refusal)
             stream.flush()
@@ -251,7 +252,13 @@ def _serve(
 
 
 def _poll(
-    stream: Stream, report: Report, directory: int, found: Hit, unread: bytes, options: opening.Options
+    stream: Stream,
+    report: Report,
+    directory: int,
+    found: Hit,
+    unread: bytes,
+    options: opening.Options,
+    settings: SessionSettings,
 ) -> None:
     """Serve a maildrop that has not changed: the short way as far as it goes, then the long one."""
     report.cache, report.cache_reason, report.messages, report.octets = opening.HIT, "unchanged", *found[:2]
@@ -279,14 +286,16 @@ def _poll(
             lock.unlock(directory)
             _give_up(stream, report, error)
         else:
-            _converse(stream, report, opened, more)
+            _converse(stream, report, opened, more, settings)
 
 
-def _converse(stream: Stream, report: Report, opened: opening.Opened, unread: bytes) -> None:
+def _converse(
+    stream: Stream, report: Report, opened: opening.Opened, unread: bytes, settings: SessionSettings
+) -> None:
     """Serve an open maildrop to its end."""
     try:
         report.opened(opened)
-        Conversation(stream, report, opened).converse(unread)
+        Conversation(stream, report, opened, policies(settings.login_delay_s)).converse(unread)
     except errors.MaildropUnavailable as error:
         # A folder is gone, or the statcache was damaged: whatever came next would be a guess.
         # As after QUIT, the lock goes before the reply.

@@ -25,6 +25,10 @@ DEFAULTS: dict[str, Any] = {
     "first_valid_uid": 1000,
     "first_valid_gid": 100,
     "max_checks": 4,
+    "max_logins_per_address": 10_000,
+    "max_logins_per_second": 0,
+    "login_delay_s": 0,
+    "login_delay_burst": 2,
     "check_timeout_s": 30.0,
     "refusal_time_s": 0.2,
     "trusted_networks": ["127.0.0.0/24"],  # so that other addresses of 127.0.0.0/8 are strangers

@@ -473,6 +473,74 @@ def test_nothing_grows(auth: AuthProcess, front: FakeFront) -> None:
     until(lambda: children.read_text() == "", "checkers reaped")
 
 
+# Limits
+
+
+def test_an_address_has_so_many_logins_under_way(users: Path, tmp_path: Path) -> None:
+    """Those that wait for their refusal count; other addresses and trusted ones do not notice."""
+    sources = write(users, line("joe", "secret"))
+    with running(sources, tmp_path, max_logins_per_address=2, refusal_time_s=1.0) as auth:
+        front = auth.front()
+        waiting = [front.login(b"joe", b"wrong", "127.9.2.1") for _ in range(2)]
+        more = front.login(b"joe", b"secret", "127.9.2.1")
+        assert refusal(more) == ("SYS/TEMP", "too_many_logins_of_address")
+        assert accepted_by(auth, front.login(b"joe", b"secret", "127.9.2.2")) == "passwd-file"
+        trusted = [front.login(b"joe", b"wrong", TRUSTED) for _ in range(4)]
+        assert {refusal(login) for login in waiting + trusted} == {("AUTH", "wrong_password")}
+        # Who has been answered makes room, and who was turned away has no penalty for it.
+        assert len(auth.events("penalty_raised")) == 1
+        assert accepted_by(auth, front.login(b"joe", b"secret", "127.9.2.1")) == "passwd-file"
+
+
+def test_logins_of_a_front_that_ended_count_no_more(users: Path, tmp_path: Path) -> None:
+    """Otherwise its peers would be locked out for as long as auth lives."""
+    sources = write(users, line("joe", "secret"))
+    with running(sources, tmp_path, max_logins_per_address=1, refusal_time_s=5.0) as auth:
+        ending, front = auth.front(), auth.front()
+        lost = ending.login(b"joe", b"secret", "127.9.2.1", received_s=0)
+        lost.close()
+        ending.close()
+        auth.fronts.remove(ending)
+
+        def has_room() -> bool:
+            frame = front.login(b"joe", b"secret", "127.9.2.1").answer()
+            if frame.kind == messages.ACCEPTED:
+                auth.served()
+            return frame.kind == messages.ACCEPTED
+
+        until(has_room, "room for another login of the address")
+
+
+def test_the_auth_cache_is_no_way_around_a_login_delay(users: Path, tmp_path: Path) -> None:
+    """An account that has to wait is refused by whichever way its password was found right."""
+    sources = write(users, line("joe", "secret"))
+    with running(sources, tmp_path, cache_enabled=True, login_delay_s=3600, login_delay_burst=1) as auth:
+        front = auth.front()
+        assert accepted_by(auth, front.login(b"joe", b"secret")) == "passwd-file"
+
+        def refused_from() -> str:
+            login = front.login(b"joe", b"secret")
+            fields = login.answer().fields
+            assert (fields["code"], fields["reason"]) == ("LOGIN-DELAY", "login_delay")
+            assert login.closed()
+            source: str = fields["source"]
+            return source
+
+        until(lambda: refused_from() == "cache", "an answer from the cache")
+        assert auth.events("penalty_raised") == []
+        assert refusal(front.login(b"joe", b"wrong")) == ("AUTH", "wrong_password")
+
+
+def test_two_names_of_one_maildrop_have_one_delay(users: Path, tmp_path: Path) -> None:
+    """The delay spares the maildrop, so another name for it is no way around."""
+    maildir = "maildir=/srv/shared"
+    sources = write(users, line("joe", "secret", maildir) + line("ann", "secret", maildir))
+    with running(sources, tmp_path, login_delay_s=3600, login_delay_burst=1) as auth:
+        front = auth.front()
+        assert accepted_by(auth, front.login(b"joe", b"secret")) == "passwd-file"
+        assert refusal(front.login(b"ann", b"secret")) == ("LOGIN-DELAY", "login_delay")
+
+
 # The auth cache
 
 

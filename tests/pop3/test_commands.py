@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpop.pop3 import authorization, transaction
-from gpop.pop3.commands import AUTHORIZATION, COMMANDS, STATES, TRANSACTION, capability_list, parse
+from gpop.pop3.commands import AUTHORIZATION, COMMANDS, STATES, TRANSACTION, capability_list, parse, policies
 from gpop.pop3.decisions import Decision, Login, RefusedLogin, Reply
 from gpop.pop3.wire import HAS_NUL, TOO_LONG, LineError
 from tests.pop3.strategies import thorough
@@ -137,6 +137,13 @@ def test_without_a_mechanism_there_is_no_sasl():
     with_one, without = capabilities("PLAIN"), capabilities()
     assert [line for line in with_one if line != "SASL PLAIN"] == without
     assert not any(line.startswith("SASL") for line in without)
+
+
+def test_a_login_delay_is_announced_if_there_is_one():
+    """Nothing else changes, and no "USER" follows: it is the same for all (RFC 2449 §6.5)."""
+    listed = capability_list(["PLAIN"], policies(login_delay_s=300)).octets
+    without = capability_list(["PLAIN"], policies(login_delay_s=0)).octets
+    assert listed == without.replace(b"\r\n.\r\n", b"\r\nLOGIN-DELAY 300\r\n.\r\n")
 
 
 def test_login_hides_its_password():

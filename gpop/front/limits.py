@@ -1,0 +1,96 @@
+"""
+PURE: how many connections of a front one address may have, and how often the log hears of limits.
+
+Counted is what one front has, in memory that its connections bound; it knows no sockets and no
+clock (`now`, monotonic seconds, is an argument). Executed by the front, as the service user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpop.accounts.addresses import Networks, source_of
+
+# What is kept of a connection that counts for no address: none is known yet, or it is trusted.
+UNCOUNTED = b""
+# Lines about one source and limit are at least so far apart: a flood of peers is no flood of lines.
+LINE_EVERY_S = 10.0
+# Lines about different sources, in that time: enough to see who it is, and for fail2ban to go on.
+MAX_LINES = 100
+# Sources of which is known how many lines about them were left out.
+MAX_SOURCES = 1024
+
+
+class Addresses:
+    """Open connections by source: at most `most` of each, `trusted` networks aside."""
+
+    def __init__(self, most: int, trusted: Sequence[str]) -> None:
+        self.most = most
+        self._trusted = Networks(trusted)
+        self._open: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def enter(self, peer: str) -> bytes | None:
+        """
+        Count a connection for the address `peer`, as soon as that is known.
+
+        Returns what `leave` wants to have when the connection ends; None if the address has
+        as many as it may, and this one is not counted.
+        """
+        if peer in self._trusted:
+            return UNCOUNTED
+        source = source_of(peer)
+        count = self._open.get(source, 0)
+        if count >= self.most:
+            return None
+        self._open[source] = count + 1
+        return source
+
+    def leave(self, source: bytes) -> None:
+        """A connection has ended, of which `enter` said `source`."""
+        if source == UNCOUNTED:
+            return
+        left = self._open[source] - 1
+        if left:
+            self._open[source] = left
+        else:
+            del self._open[source]
+
+
+class LogGate:
+    """Says which of many like events get a line in the log, and how many the line is for."""
+
+    def __init__(self) -> None:
+        # (reason, source) -> [when its last line was, events since]; in order of these lines.
+        self._last: dict[tuple[str, bytes], list[float]] = {}
+        self._window_s = 0.0
+        self._lines = 0
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def passes(self, reason: str, source: bytes, now: float) -> int:
+        """
+        Return for how many events a line is to be written now, this one included; 0 for none.
+
+        The first of a source is written at once, later ones at most every `LINE_EVERY_S`, and in
+        that time no more than `MAX_LINES` in all.
+        """
+        last = self._last.get((reason, source))
+        if last is not None and now - last[0] < LINE_EVERY_S:
+            last[1] += 1
+            return 0
+        if now - self._window_s >= LINE_EVERY_S:
+            self._window_s, self._lines = now, 0
+        if self._lines >= MAX_LINES:
+            if last is not None:
+                last[1] += 1
+            return 0
+        self._lines += 1
+        self._last.pop((reason, source), None)
+        self._last[reason, source] = [now, 0]
+        if len(self._last) > MAX_SOURCES:
+            del self._last[next(iter(self._last))]
+        return int(last[1]) + 1 if last else 1
