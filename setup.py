@@ -27,10 +27,12 @@ setup(
     author="gpop contributors",
     license="MIT",
     packages=find_packages(include=["gpop", "gpop.*"]),
+    package_data={"gpop.languages": ["*.txt"]},
     python_requires=">=3.11",
     # The exact versions that are tested stand in requirements.txt.
     install_requires=[
         "gevent>=24.2",
+        "pysasl>=1.2",
         "python-pam>=2.1",
         "structlog>=23.1",
     ],

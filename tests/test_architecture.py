@@ -34,7 +34,7 @@ PURE = {
 }
 LEAN = {
     "broker.*", "session.*", "programs", "signals", "events", "json_text", "pop3.*", "maildrop.*",
-    "privsep.*",
+    "languages", "privsep.*",
 }  # fmt: skip
 
 # Data tools; nothing here opens, waits, or asks the machine (sys says how `os` decodes file names).
@@ -46,6 +46,7 @@ LEAN_MAY_IMPORT = PURE_MAY_IMPORT | {
 # Dear at run time, or not to be trusted beside a password or with root: one home each.
 ONLY_IN = {
     "pam": {"accounts.pam"},
+    "pysasl": {"front.preparation"},
     "gevent": {"front.front", "front.connection"},
     "structlog": {"events"},
     "tomllib": {"config.reading", "config.toml_lines"},
@@ -169,7 +170,7 @@ def test_lean_modules_import_little(module: Module) -> None:
 
 
 def test_dear_and_dangerous_packages_have_one_home() -> None:
-    """PAM, the event loop, the logging library and the parser of the config are imported in one place."""
+    """PAM, SASLprep, event loop, logging library and the parser of the config are imported in one place."""
     for package, homes in ONLY_IN.items():
         assert {module.name for module in MODULES if package in foreign_imports(module)} <= homes, package
 

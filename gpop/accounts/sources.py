@@ -33,14 +33,31 @@ from gpop.accounts.passwdfile import Entry, PasswdFile
 
 
 class Request:
-    """A login to decide; `password` is None where only the account phase is asked."""
+    """
+    A login to decide; `password` is None where only the account phase is asked.
 
-    __slots__ = ("name", "password", "peer")
+    `prepared` are name and password to be tried after those that were sent, b"" where there is no other form.
+    """
 
-    def __init__(self, name: bytes, password: bytes | None, peer: str) -> None:
+    __slots__ = ("name", "password", "peer", "prepared")
+
+    def __init__(
+        self, name: bytes, password: bytes | None, peer: str, prepared: tuple[bytes, bytes] = (b"", b"")
+    ) -> None:
         self.name = name
         self.password = password
         self.peer = peer
+        self.prepared = prepared
+
+    def forms(self) -> list[Request]:
+        """This request in each form that its name and password have; first as they were sent."""
+        if self.prepared == (b"", b""):
+            return [self]
+        names = [self.name, self.prepared[0]] if self.prepared[0] else [self.name]
+        passwords = [self.password]
+        if self.prepared[1] and self.password is not None:
+            passwords.append(self.prepared[1])
+        return [Request(name, password, self.peer) for name in names for password in passwords]
 
     def __repr__(self) -> str:
         return f"<Request {self.name!r} from {self.peer}>"
@@ -188,12 +205,29 @@ def _source(row: dict[str, Any], limits: Limits) -> Source:
     raise ValueError(f"accounts.sources: unknown type {row['type']!r}")
 
 
+# What another form of the same name and password may change.
+_OTHER_FORM_MAY_HELP = ("unknown_user", "wrong_password")
+
+
 def decide(sources: Sequence[Source], request: Request, only: int | None = None) -> Verdict:
     """
-    Ask `sources` in order and return the verdict; `only` asks just the one at that place.
+    Ask `sources` about a request as it was sent, then about its other forms, and return the verdict.
 
-    Raises nothing that a source may raise: an outage is a verdict too.
+    `only` asks just the source at that place. Raises nothing that a source may raise: an outage is a
+    verdict too. A name that is unknown costs as many password checks as one that is known.
     """
+    refusals: list[Refused] = []
+    for form in request.forms():
+        verdict = _decide_form(sources, form, only)
+        if not isinstance(verdict, Refused) or verdict.reason not in _OTHER_FORM_MAY_HELP:
+            return verdict
+        refusals.append(verdict)
+    # The name was known in one form: that is what the log is to say.
+    return next((each for each in refusals if each.reason == "wrong_password"), refusals[0])
+
+
+def _decide_form(sources: Sequence[Source], request: Request, only: int | None) -> Verdict:
+    """Ask `sources` in order about one form of a request."""
     for origin, source in enumerate(sources):
         if only is not None and origin != only:
             continue

@@ -25,6 +25,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from gpop import events
 from gpop.accounts.account import SYS_PERM, SYS_TEMP, Accepted, Refused, Verdict
@@ -38,7 +39,7 @@ from gpop.programs import read_settings
 
 # Accepted logins that may wait for a broker which does not read for a moment.
 MAX_OUTBOX = 256
-MAX_LOGIN_OCTETS = 2048  # a LOGIN frame with all its fields as long as they may be
+MAX_LOGIN_OCTETS = 4096  # a LOGIN frame with all its fields as long as they may be
 # Descriptors that are not a login's: standard ones, fronts, libraries, checkers' pipes.
 SPARE_DESCRIPTORS = 64
 MAX_PENDING = 4096
@@ -58,11 +59,12 @@ class Login:
             is wrong with a descriptor the session sees, which checks both before anything else.
     """
 
-    __slots__ = ("channel", "client", "dialogue", "login_id")
+    __slots__ = ("channel", "client", "for_session", "login_id")
 
-    def __init__(self, login_id: int, dialogue: int, client: int, channel_fd: int) -> None:
-        self.login_id = login_id
-        self.dialogue = dialogue
+    def __init__(self, fields: dict[str, Any], client: int, channel_fd: int) -> None:
+        self.login_id = fields["login_id"]
+        # What goes from the front to the session as it is.
+        self.for_session = {name: fields[name] for name in ("dialogue", "utf8", "language")}
         self.client = client
         # Its flags are not touched: O_NONBLOCK belongs to the open file, and a session will want to wait.
         self.channel = _socket_of(channel_fd, _socket.SOCK_SEQPACKET)
@@ -252,13 +254,14 @@ class Auth:
             channel.check_login_descriptors(*fds)
             fields = frame.fields
             peer = _peer_of(fds[0], fields["peer"])
-            login = Login(fields["login_id"], fields["dialogue"], *fds)
+            login = Login(fields, *fds)
         except messages.BadFrame as error:
             channel.close_all(fds)
             self._end_front(front, str(error))
             return
         received_s = fields["received_ms"] / 1000
         attempt = Attempt(fields["name"], fields["password"], fields["peer"], received_s, front, login)
+        attempt.prepared = fields["prepared_name"], fields["prepared_password"]
         attempt.peer_is_verified = peer == VERIFIED
         if peer == GONE:
             self.answer(attempt, Refused(SYS_TEMP, "client_gone"))
@@ -309,7 +312,7 @@ class Auth:
                 home=account.home,
                 maildir=account.maildir,
                 peer=attempt.peer,
-                dialogue=login.dialogue,
+                **login.for_session,
             )
         except messages.BadFrame as error:
             refused = Refused(SYS_PERM, "account_too_large", verdict.source, str(error))

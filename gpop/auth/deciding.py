@@ -60,7 +60,8 @@ class Attempt:
     """
     One login on its way. `owner` is the conversation it came by; of `carried` only auth.py knows.
 
-    `peer_is_verified`: the kernel says so too, not only the front.
+    `peer_is_verified`: the kernel says so too, not only the front. `prepared`: name and password to be tried
+    after those that were sent (see `sources.decide`); b"" where there is no other form.
     """
 
     __slots__ = (
@@ -74,6 +75,7 @@ class Attempt:
         "password",
         "peer",
         "peer_is_verified",
+        "prepared",
         "received_s",
         "source",
         "stage",
@@ -93,6 +95,7 @@ class Attempt:
         self.owner = owner
         self.carried = carried
         self.peer_is_verified = False
+        self.prepared = (b"", b"")
         self.source = UNVERIFIED_SOURCE
         self.trusted = False
         self.arrived_s = self.decided_s = self.wait_until_s = 0.0
@@ -104,6 +107,10 @@ class Attempt:
 
     def __repr__(self) -> str:
         return f"<Attempt {self.name!r} from {self.peer}>"
+
+    def forget_password(self) -> None:
+        """Keep no password longer than it is needed."""
+        self.password, self.prepared = b"", (self.prepared[0], b"")
 
 
 Answer = Callable[[Attempt, Verdict], None]
@@ -218,7 +225,7 @@ class Decider:
 
     def _leave(self, attempt: Attempt) -> None:
         """It is answered, or nobody waits for its answer any more."""
-        attempt.password = b""
+        attempt.forget_password()
         if attempt in self.pending:
             del self.pending[attempt]
             left = self._at_once[attempt.source] - 1
@@ -270,7 +277,8 @@ class Decider:
             self._drop_if_changed(self.watch.changed_now())
             attempt.generation = self.watch.generation
         cached = attempt.cached
-        request = Request(attempt.name, None if cached else attempt.password, attempt.peer)
+        password = None if cached else attempt.password
+        request = Request(attempt.name, password, attempt.peer, attempt.prepared)
         only = cached.origin if cached else None
         deadline_s = now + self.settings.check_timeout_s
         try:
@@ -463,8 +471,8 @@ class Decider:
 
 def _is_login(attempt: Attempt) -> bool:
     """A name that no front lets through can belong to nobody; no source is asked about it."""
-    name = attempt.name
-    return bool(name) and not any(octet < 0x20 or octet == 0x7F for octet in name)
+    names = attempt.name + attempt.prepared[0]
+    return bool(attempt.name) and not any(octet < 0x20 or octet == 0x7F for octet in names)
 
 
 def _maildrop_key(account: Account) -> bytes:

@@ -86,6 +86,8 @@ def _play(maildir: str, script: bytes, settings: SessionSettings, options: Optio
         home=home,
         peer="",
         dialogue=0,
+        utf8=0,
+        language="",
     )
     try:
         client.send(script)

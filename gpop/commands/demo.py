@@ -33,7 +33,7 @@ FALLBACK_USER = "nobody"
 ROOTS_DIRECTORY = Path("/var/cache/gpop-demo")
 RUNTIME = "runtime"
 # What the demo imports from outside the standard library, to be copied for a user who cannot reach it.
-PACKAGES = ("gpop", "gevent", "greenlet", "zope", "structlog", "pam")
+PACKAGES = ("gpop", "gevent", "greenlet", "zope", "structlog", "pam", "pysasl", "typing_extensions")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -270,8 +270,11 @@ def _reachable_program(uid: int, gid: int) -> list[str]:
     if _works(here, uid, gid):
         return here
     runtime = ROOTS_DIRECTORY / RUNTIME
-    for package, folder in _package_folders():
-        shutil.copytree(folder, runtime / package, dirs_exist_ok=True, ignore=_not_needed)
+    for name, place in _package_places():
+        if os.path.isdir(place):
+            shutil.copytree(place, runtime / name, dirs_exist_ok=True, ignore=_not_needed)
+        else:
+            shutil.copy(place, runtime / name)
     for path in (runtime, *runtime.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)  # the clone may have been made with umask 077
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -289,7 +292,7 @@ def _works(program: list[str], uid: int, gid: int) -> bool:
     """Say whether the user can start `program` and import what it needs."""
     python, main = program[0], program[-1]
     parent = str(Path(main).parent.parent)
-    modules = "gpop.commands.demo, gpop.config.reading, gevent, structlog"
+    modules = "gpop.commands.demo, gpop.config.reading, gevent, pysasl, structlog"
     test = f"import sys; sys.path.insert(0, {parent!r}); import {modules}"
     try:
         done = subprocess.run(
@@ -302,9 +305,12 @@ def _works(program: list[str], uid: int, gid: int) -> bool:
     return done.returncode == 0
 
 
-def _package_folders() -> Iterator[tuple[str, str]]:
+def _package_places() -> Iterator[tuple[str, str]]:
+    """The folders of packages, and the files of those that are but one."""
     for package in PACKAGES:
         spec = importlib.util.find_spec(package)
+        if spec and spec.origin and spec.submodule_search_locations is None:
+            yield f"{package}.py", spec.origin
         for folder in (spec and spec.submodule_search_locations) or ():
             yield package, folder
 

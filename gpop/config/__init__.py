@@ -43,6 +43,7 @@ class FrontSettings:
     user: str
     run_dir: str
     hostname: str
+    language: str
     max_connections: int
     max_connections_per_address: int
     trusted_networks: list[str]
@@ -92,6 +93,8 @@ class SessionSettings:
     statcache: bool
     reuse_below: str
     login_delay_s: int
+    utf8_headers: str
+    language: str
     first_valid_uid: int
     first_valid_gid: int
     log_level: str

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from gpop import languages
 from gpop.config.kinds import (
     Choice,
     Flag,
@@ -114,6 +115,14 @@ SETTINGS: tuple[Setting, ...] = (
         HOST_NAME,
         "The host name in the greeting. Empty means the system's own.",
         "Harmless: clients ignore it. It tells strangers what the machine is called.",
+    ),
+    Setting(
+        "server.language",
+        "en",
+        Choice(("en", *languages.FILES)),
+        "The language in which gpop replies to a client that asks for the one its server prefers (LANG *, "
+        "RFC 6856). Who does not ask gets English.",
+        "Users whose client shows its server's words read a language they may not know.",
     ),
     Setting(
         "server.max_connections",
@@ -220,6 +229,16 @@ SETTINGS: tuple[Setting, ...] = (
         "The most messages one session sees, oldest first; 0 means all.",
         "Too low: users do not get their newest mail until they remove old mail.",
         unit="messages",
+    ),
+    Setting(
+        "session.utf8_headers",
+        "as_is",
+        Choice(("as_is", "refuse")),
+        "What a client that did not say UTF8 gets of a message whose header has octets outside ASCII: the "
+        "message as it is, which is what servers have always done, or -ERR [UTF8] to LIST, RETR and TOP of "
+        "it, as RFC 6856 has it.",
+        '"refuse": clients that never say UTF8, nearly all, can\'t fetch such mail; some stop at the first '
+        "error, or ask for it again and again.",
     ),
     Setting(
         "session.max_per_account",

@@ -17,9 +17,11 @@ import gevent
 
 from gpop import events
 from gpop.front.limits import UNCOUNTED
+from gpop.front.preparation import prepare
 from gpop.pop3 import decisions, wire
 from gpop.pop3.authorization import LOGIN_REFUSED, Authorization
-from gpop.pop3.commands import without_secret
+from gpop.pop3.commands import MECHANISMS, without_secret
+from gpop.pop3.languages import Speech
 from gpop.privsep import channel, messages
 from gpop.privsep.messages import Frame
 
@@ -116,7 +118,7 @@ class Connection:
         self.peer = address[:2]
         self.local = client.getsockname()[:2]
         self.reader = wire.LineReader()
-        self.authorization = Authorization(policies=front.policies)
+        self.authorization = Authorization(MECHANISMS, Speech(front.languages), prepare, front.policies)
         self.refusals = 0
         self.source = UNCOUNTED  # whose connections this one is counted among
         self.greenlet = gevent.getcurrent()
@@ -229,6 +231,7 @@ class Connection:
                 writable.close()
 
     def _reply(self, octets: bytes) -> None:
+        octets = self.authorization.speech.said(octets)
         if self.front.events.debug:
             self.log("reply_sent", "debug", detail=events.printable(octets.partition(b"\r\n")[0]))
         self._send(octets)
@@ -289,7 +292,7 @@ class Connection:
         could stop this whole process. RFC 1939 §4 lets a server close here.
         """
         with contextlib.suppress(OSError):
-            self.client.send(answer, SEND_FLAGS)
+            self.client.send(self.authorization.speech.said(answer), SEND_FLAGS)
             # Octets that were never read would make a reset of the close, which may destroy the answer.
             self.client.shutdown(_socket.SHUT_WR)
             for _ in range(MAX_GOODBYE_READS):
@@ -320,8 +323,12 @@ class Connection:
             local_port=self.local[1],
             received_ms=int(started * 1000),
             dialogue=int(dialogue),
+            prepared_name=login.prepared_name,
+            prepared_password=login.prepared_password,
+            utf8=int(self.authorization.speech.utf8),
+            language=self.authorization.speech.tag,
         )
-        login.password = b""
+        login.password = login.prepared_password = b""
         try:
             channel.send(self.front.login_socket(), frame, [self.client.fileno(), theirs.fileno()])
         except BaseException:

@@ -25,7 +25,7 @@ import gevent.event
 import gevent.server
 import gevent.socket
 
-from gpop import events
+from gpop import events, languages
 from gpop.accounts.addresses import source_of
 from gpop.config import FrontSettings
 from gpop.front.connection import MAX_ANSWER_OCTETS, SEND_FLAGS, Connection
@@ -33,6 +33,7 @@ from gpop.front.limits import Addresses, LogGate
 from gpop.pop3 import wire
 from gpop.pop3.authorization import greeting
 from gpop.pop3.commands import policies
+from gpop.pop3.languages import Languages
 from gpop.privsep import channel, credentials, messages
 from gpop.programs import read_settings
 
@@ -85,6 +86,7 @@ class Front:
         self.ended = gevent.event.Event()
         self.dialogue_users = {os.fsencode(name) for name in settings.log_dialogue_users}
         self.greeting = greeting(f"{settings.hostname or socket.gethostname()} POP3 server ready")
+        self.languages = Languages(languages.FILES, settings.language)
         # Unique among all fronts and restarts, and below 2**53: a number to every reader of JSON.
         self.last_login_id = int.from_bytes(os.urandom(4), "big") << 20
 

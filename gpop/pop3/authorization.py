@@ -15,6 +15,7 @@ from enum import Enum
 
 from gpop.pop3.commands import AUTHORIZATION, LINE_REFUSALS, MECHANISMS, capability_list, parse
 from gpop.pop3.decisions import Close, Login, RefusedLogin, Reply
+from gpop.pop3.languages import Languages, Speech
 from gpop.pop3.wire import LineError, err, multiline, ok
 
 TYPE_CHECKING = False
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     AuthorizationDecision = Reply | Login | Close
+    # Returns the prepared form of a name or password, b"" if it has none; None if it is to be refused.
+    Prepare = Callable[[bytes], bytes | None]
 
 # No mail user's name comes near this; every frame that carries a name has room for it.
 MAX_NAME_OCTETS = 255
@@ -35,6 +38,7 @@ _CONTROLS = bytes((*range(0x20), 0x7F))
 
 _GOODBYE = Close(ok("goodbye"))
 _NAME_TAKEN = Reply(ok("now the password, with PASS"))
+_UTF8_MODE = Reply(ok("UTF-8 mode"))
 _NAME_MISSING = Reply(err("USER needs a name"))
 _NAME_FIRST = Reply(err("First the name, with USER"))
 _UNKNOWN_MECHANISM = Reply(err("Unknown mechanism"))
@@ -80,12 +84,23 @@ class Authorization:
     line is due until it is decided; if it is not accepted, `login_refused` is to be called.
     """
 
-    __slots__ = ("_mechanisms", "_name", "_policies", "_step")
+    __slots__ = ("_mechanisms", "_name", "_policies", "_prepare", "_step", "speech")
 
-    def __init__(self, mechanisms: tuple[str, ...] = MECHANISMS, policies: tuple[str, ...] = ()) -> None:
-        """`policies` are what the settings add to CAPA (`commands.policies`)."""
+    def __init__(
+        self,
+        mechanisms: tuple[str, ...] = MECHANISMS,
+        speech: Speech | None = None,
+        prepare: Prepare | None = None,
+        policies: tuple[str, ...] = (),
+    ) -> None:
+        """
+        `prepare` is SASLprep (RFC 6856 §2.2), asked about what is not ASCII; `policies` are what the
+        settings add to CAPA (`commands.policies`).
+        """
         self._mechanisms = mechanisms
         self._policies = policies
+        self._prepare = prepare
+        self.speech = speech or Speech(Languages({}))
         self._step = Step.NO_NAME
         self._name = b""
 
@@ -93,6 +108,11 @@ class Authorization:
     def awaits_sasl_response(self) -> bool:
         """Whether the next line is a SASL response, which may be long, and not a command."""
         return self._step in _SASL_STEPS
+
+    @property
+    def utf8_given(self) -> bool:
+        """Whether UTF8 was given. STLS after it is an error of the client's (RFC 6856 §2.1)."""
+        return self.speech.utf8
 
     def login_refused(self) -> None:
         """Forget the name: the next login begins with USER or AUTH again."""
@@ -113,6 +133,13 @@ class Authorization:
 
     def _quit(self) -> Close:
         return _GOODBYE
+
+    def _utf8(self) -> Reply:
+        self.speech.utf8 = True
+        return _UTF8_MODE
+
+    def _lang(self, wanted: bytes) -> Reply:
+        return self.speech.lang(wanted)
 
     def _user(self, name: bytes) -> Reply:
         """Any name is fine here, so that nobody can ask which ones exist."""
@@ -170,11 +197,39 @@ class Authorization:
             return self._refuse(name, mechanism, "unusable_name")
         if not 0 < len(password) <= MAX_PASSWORD_OCTETS or b"\0" in password:
             return self._refuse(name, mechanism, "unusable_password")
-        return Login(name, password, mechanism)
+        login = Login(name, password, mechanism)
+        reason = "" if name.isascii() and password.isascii() else self._prepare_login(login)
+        return self._refuse(name, mechanism, reason) if reason else login
+
+    def _prepare_login(self, login: Login) -> str:
+        """
+        Add prepared forms to a login outside ASCII; returns why it is refused, "" if it is not.
+
+        RFC 6856 §2.2: what is no UTF-8, and what has characters that SASLprep prohibits, must be refused.
+        """
+        if not (_is_utf8(login.name) and _is_utf8(login.password)):
+            return "ill_formed_utf8"
+        if self._prepare is not None:
+            name, password = self._prepare(login.name), self._prepare(login.password)
+            if name is None or password is None:
+                return "prohibited_character"
+            # Nobody has an empty password, and no frame room for a longer one.
+            if len(name) <= MAX_NAME_OCTETS and len(password) <= MAX_PASSWORD_OCTETS:
+                login.prepared_name, login.prepared_password = name, password
+        return ""
 
     def _refuse(self, name: bytes, mechanism: str, reason: str) -> RefusedLogin:
         self.login_refused()
         return RefusedLogin(LOGIN_REFUSED, name[:MAX_NAME_OCTETS], mechanism, reason)
+
+
+def _is_utf8(octets: bytes) -> bool:
+    """Whether octets are well-formed UTF-8 (RFC 3629): no surrogate, no overlong form, nothing cut short."""
+    try:
+        octets.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 _HANDLERS: dict[bytes, Callable[..., AuthorizationDecision]] = {
@@ -182,5 +237,7 @@ _HANDLERS: dict[bytes, Callable[..., AuthorizationDecision]] = {
     b"PASS": Authorization._pass,
     b"AUTH": Authorization._auth,
     b"CAPA": Authorization._capa,
+    b"UTF8": Authorization._utf8,
+    b"LANG": Authorization._lang,
     b"QUIT": Authorization._quit,
 }

@@ -32,6 +32,7 @@ STATES = (AUTHORIZATION, TRANSACTION)
 
 _UNWANTED_ARGUMENT = Reply(err("This command takes no argument"))
 _NO_NUMBER = Reply(err("A message-number is needed, in digits"))
+_NO_LANGUAGE_RANGE = Reply(err("LANG takes one language tag"))
 _NO_LINE_COUNT = Reply(err("A message-number and a line count are needed, in digits"))
 
 
@@ -47,6 +48,11 @@ def rest_of_line(rest: bytes) -> Arguments | Reply:
 def mechanism_and_initial_response(rest: bytes) -> Arguments | Reply:
     mechanism, _, initial_response = rest.rstrip(b" ").partition(b" ")
     return mechanism, initial_response or None
+
+
+def optional_language_range(rest: bytes) -> Arguments | Reply:
+    wanted = rest.strip(b" ")
+    return _NO_LANGUAGE_RANGE if b" " in wanted else (wanted,)
 
 
 def message_number(rest: bytes) -> Arguments | Reply:
@@ -94,6 +100,9 @@ COMMANDS = {
         Command(b"PASS", rest_of_line, (AUTHORIZATION,), "RFC 1939 §7"),
         Command(b"AUTH", mechanism_and_initial_response, (AUTHORIZATION,), "RFC 5034 §4", capability="SASL"),
         Command(b"CAPA", no_argument, STATES, "RFC 2449 §5"),
+        # After the login as well, because Outlook says it there: see `Transaction`.
+        Command(b"UTF8", no_argument, STATES, "RFC 6856 §2.1", capability="UTF8 USER"),
+        Command(b"LANG", optional_language_range, STATES, "RFC 6856 §3", capability="LANG"),
         Command(b"STAT", no_argument, (TRANSACTION,), "RFC 1939 §5"),
         Command(b"LIST", optional_message_number, (TRANSACTION,), "RFC 1939 §5"),
         Command(b"UIDL", optional_message_number, (TRANSACTION,), "RFC 1939 §7", capability="UIDL"),

@@ -59,15 +59,21 @@ class RefusedLogin(Reply):
 
 
 class Login(Decision):
-    """Have this login decided; `mechanism` is "USER" (USER and PASS), "PLAIN" or "LOGIN"."""
+    """
+    Have this login decided; `mechanism` is "USER" (USER and PASS), "PLAIN" or "LOGIN".
 
-    __slots__ = ("mechanism", "name", "password")
+    Name and password are what the client sent. A prepared form (RFC 4013) is to be tried after that; b"" if
+    there is none.
+    """
+
+    __slots__ = ("mechanism", "name", "password", "prepared_name", "prepared_password")
     __match_args__ = ("name", "password", "mechanism")
 
     def __init__(self, name: bytes, password: bytes, mechanism: str) -> None:
         self.name = name
         self.password = password
         self.mechanism = mechanism
+        self.prepared_name = self.prepared_password = b""
 
     def _shown(self, field: str) -> str:
         return "<hidden>" if field == "password" else super()._shown(field)

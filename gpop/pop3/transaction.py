@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from gpop.pop3.commands import MECHANISMS, TRANSACTION, capability_list, parse
 from gpop.pop3.decisions import EnterUpdate, Reply, SendListing, SendMessage
+from gpop.pop3.languages import Languages, Speech
 from gpop.pop3.wire import err, ok
 
 TYPE_CHECKING = False
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 _NO_SUCH_MESSAGE = Reply(err("No such message"))
 _MARKED = Reply(err("That message is marked as deleted"))
 _DONE = Reply(ok())
+# RFC 6856 §5: the code stands for a message whose header is not ASCII, before a client in ASCII mode.
+_NEEDS_UTF8 = Reply(err("That message is for clients that say UTF8 before the login", "UTF8"))
+# Outlook says UTF8 only after the login, where it is illegal (RFC 6856 §2). Courier humours it, so do we.
+_UTF8_TOO_LATE = Reply(ok("UTF8 belongs before the login, nothing has changed"))
 _MARKED_NOW = Reply(ok("marked as deleted"))
 _UNMARKED = Reply(ok("no message is marked as deleted"))
 _LIST = SendListing("LIST")
@@ -46,18 +51,27 @@ _UPDATE = EnterUpdate()
 class Transaction:
     """One session in the TRANSACTION state. Every line goes to `handle`; after `EnterUpdate` none is due."""
 
-    __slots__ = ("_maildrop", "_mechanisms", "_policies")
+    __slots__ = ("_maildrop", "_mechanisms", "_needs_utf8", "_policies", "speech")
 
     def __init__(
         self,
         maildrop: Maildrop,
         mechanisms: tuple[str, ...] = MECHANISMS,
+        speech: Speech | None = None,
+        needs_utf8: Callable[[int], bool] | None = None,
         policies: tuple[str, ...] = (),
     ) -> None:
-        """`mechanisms` and `policies` are those that were announced before the login, for CAPA."""
+        """
+        `mechanisms` and `policies` are those that were announced before the login, for CAPA.
+
+        `needs_utf8` says of an index whether that message is to be refused to this client because
+        its header is not ASCII (RFC 6856 §4); None where none is refused.
+        """
         self._maildrop = maildrop
         self._mechanisms = mechanisms
         self._policies = policies
+        self._needs_utf8 = needs_utf8
+        self.speech = speech or Speech(Languages({}))
 
     def handle(self, line: bytes | LineError) -> TransactionDecision:
         parsed = parse(line, TRANSACTION)
@@ -72,6 +86,19 @@ class Transaction:
             return _NO_SUCH_MESSAGE
         return _MARKED if self._maildrop.is_marked(number - 1) else None
 
+    def _unsendable(self, number: int) -> Reply | None:
+        """As `_refusal`; or that the message, or its size, is nothing for this client."""
+        refusal = self._refusal(number)
+        if refusal is None and self._needs_utf8 is not None and self._needs_utf8(number - 1):
+            return _NEEDS_UTF8
+        return refusal
+
+    def _utf8(self) -> Reply:
+        return _UTF8_TOO_LATE
+
+    def _lang(self, wanted: bytes) -> Reply:
+        return self.speech.lang(wanted)
+
     def _capa(self) -> Reply:
         return capability_list(self._mechanisms, self._policies)
 
@@ -82,7 +109,7 @@ class Transaction:
     def _list(self, number: int | None) -> Reply | SendListing:
         if number is None:
             return _LIST
-        return self._refusal(number) or Reply(b"+OK %b\r\n" % self._maildrop.scan_line(number - 1))
+        return self._unsendable(number) or Reply(b"+OK %b\r\n" % self._maildrop.scan_line(number - 1))
 
     def _uidl(self, number: int | None) -> Reply | SendListing:
         if number is None:
@@ -90,10 +117,10 @@ class Transaction:
         return self._refusal(number) or Reply(b"+OK %b\r\n" % self._maildrop.unique_id_line(number - 1))
 
     def _retr(self, number: int) -> Reply | SendMessage:
-        return self._refusal(number) or SendMessage(number - 1, None)
+        return self._unsendable(number) or SendMessage(number - 1, None)
 
     def _top(self, number: int, line_count: int) -> Reply | SendMessage:
-        return self._refusal(number) or SendMessage(number - 1, line_count)
+        return self._unsendable(number) or SendMessage(number - 1, line_count)
 
     def _dele(self, number: int) -> Reply:
         refusal = self._refusal(number)
@@ -114,6 +141,8 @@ class Transaction:
 
 _HANDLERS: dict[bytes, Callable[..., TransactionDecision]] = {
     b"CAPA": Transaction._capa,
+    b"UTF8": Transaction._utf8,
+    b"LANG": Transaction._lang,
     b"STAT": Transaction._stat,
     b"LIST": Transaction._list,
     b"UIDL": Transaction._uidl,

@@ -112,8 +112,8 @@ def err(text: str, code: str = "") -> bytes:
     """
     Return the line `-ERR text`, or `-ERR [code] text`.
 
-    Codes are IN-USE (RFC 2449 §8.1.2), SYS/TEMP, SYS/PERM and AUTH (RFC 3206). A client that reads AUTH asks
-    its user for another password, so it is never said for a fault.
+    Codes are IN-USE (RFC 2449 §8.1.2), SYS/TEMP, SYS/PERM and AUTH (RFC 3206), and UTF8 (RFC 6856 §5). A
+    client that reads AUTH asks its user for another password, so it is never said for a fault.
     """
     text = text.lstrip(" [")
     return _reply(b"-ERR", f"[{code}] {text}" if code else text)

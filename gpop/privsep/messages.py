@@ -29,6 +29,7 @@ FEW_INTEGERS = tuple([struct.Struct(f"!{count}Q") for count in range(17)])
 MAX_FRAME_OCTETS = HEADER.size + 0xFFFF
 MAX_NAME_OCTETS = 255  # a command line has 255 octets (RFC 2449 §4), a SASL name is held to the same
 MAX_PASSWORD_OCTETS = 1024  # python-pam and crypt(3) stop at 511; longer is never right
+MAX_TAG_OCTETS = 35  # of a language; a longer one would be an odd file name in gpop/languages
 MAX_PIPELINED_OCTETS = 4096  # what a front may have read beyond a login, see `connection.RECEIVE_OCTETS`
 MAX_GROUPS = 1024
 MAX_SERVE_OCTETS = 20480  # a SERVE frame with long paths and all its groups
@@ -84,6 +85,11 @@ FRAMES = {
         ("local_port", INT, 0),
         ("received_ms", INT, 0),  # CLOCK_MONOTONIC when PASS had come
         ("dialogue", INT, 0),  # 1: the session reports its dialogue for the log
+        # What is to be tried after name and password as they were sent (RFC 4013), "" for nothing else.
+        ("prepared_name", OCTETS, MAX_NAME_OCTETS),
+        ("prepared_password", OCTETS, MAX_PASSWORD_OCTETS),
+        ("utf8", INT, 0),  # 1: the client has said UTF8
+        ("language", TEXT, MAX_TAG_OCTETS),  # the tag of the one it chose with LANG, "" for English
     ),
     # auth -> front, on the session channel. Names are text fit for a log.
     ACCEPTED: FrameKind(
@@ -117,6 +123,8 @@ FRAMES = {
         ("home", OCTETS, 4096),
         ("peer", TEXT, 64),
         ("dialogue", INT, 0),
+        ("utf8", INT, 0),
+        ("language", TEXT, MAX_TAG_OCTETS),
     ),
     # front -> session, put into the channel before anybody else holds it: octets read, not used.
     PIPELINED: FrameKind("pipelined", 0, ("octets", OCTETS, MAX_PIPELINED_OCTETS)),

@@ -17,6 +17,7 @@ import os
 
 from gpop import signals
 from gpop.maildrop import errors, maildir
+from gpop.maildrop.statcache import LIST_STATUS, UIDL_STATUS
 from gpop.pop3 import decisions, encoding, wire
 from gpop.pop3.transaction import Transaction
 from gpop.session.stream import SessionEnd
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gpop.maildrop.opening import Opened
+    from gpop.pop3.languages import Speech
     from gpop.session.report import Report
     from gpop.session.stream import Stream
 
@@ -46,17 +48,31 @@ CHANGED = wire.err("That message has changed on disk, please try again later", "
 class Conversation:
     """The conversation over an open maildrop."""
 
-    __slots__ = ("opened", "reader", "report", "stream", "transaction")
+    __slots__ = ("_utf8_needed", "opened", "reader", "report", "speech", "stream", "transaction")
 
     def __init__(
-        self, stream: Stream, report: Report, opened: Opened, policies: tuple[str, ...] = ()
+        self,
+        stream: Stream,
+        report: Report,
+        opened: Opened,
+        speech: Speech,
+        refuse_utf8: bool,
+        policies: tuple[str, ...] = (),
     ) -> None:
-        """`policies` are what the settings add to CAPA (`pop3.commands.policies`)."""
+        """
+        `refuse_utf8`: messages whose header is not ASCII are not for this client. `policies` are what
+        the settings add to CAPA (`pop3.commands.policies`).
+        """
         self.stream = stream
         self.report = report
         self.opened = opened
+        self.speech = speech
         self.reader = wire.LineReader()
-        self.transaction = Transaction(opened.maildrop, policies=policies)
+        needs_utf8 = self._needs_utf8 if refuse_utf8 else None
+        self.transaction = Transaction(
+            opened.maildrop, speech=speech, needs_utf8=needs_utf8, policies=policies
+        )
+        self._utf8_needed: dict[int, bool] = {}  # by index, as far as it was asked for
 
     # Speaking
 
@@ -88,17 +104,37 @@ class Conversation:
                 return
 
     def _reply(self, octets: bytes) -> None:
+        octets = self.speech.said(octets)
         if self.report.dialogue:
             self.report.note_reply(octets)
         self.stream.send(octets)
 
     def _send_listing(self, kind: str) -> None:
         image = self.opened.image
+        # The status line stands in the image, in English, at the start of the first piece.
+        status = UIDL_STATUS if kind == "UIDL" else LIST_STATUS
+        said = self.speech.said(status)
         for offset, length in self.opened.maildrop.listing_segments(kind):
+            if said is not status:
+                self.stream.send(said)
+                offset, length, said = offset + len(status), length - len(status), status
             if image.octets:
                 self.stream.send(image.octets[offset : offset + length])
             else:
                 self.stream.send_file(image.fd, offset, length)
+
+    def _needs_utf8(self, index: int) -> bool:
+        """Whether the header of a message has octets outside ASCII (RFC 6532). It is read for this, once."""
+        if index not in self._utf8_needed:
+            try:
+                message = self.opened.message(index)
+            except (errors.MessageVanished, errors.MessageUnreadable, errors.MessageChanged):
+                return False  # what is wrong with it is said when it is sent
+            try:
+                self._utf8_needed[index] = _header_needs_utf8(message)
+            finally:
+                os.close(message.fd)
+        return self._utf8_needed[index]
 
     def _send_message(self, index: int, line_count: int | None) -> None:
         try:
@@ -122,7 +158,7 @@ class Conversation:
         """Send a whole message, counting its octets as LIST counts them (RFC 1939 §11)."""
         stream, report, listed = self.stream, self.report, message.listed_octets
         before = stream.octets_sent + stream.batch_octets
-        self._reply(b"+OK %d octets\r\n" % listed)
+        self._reply(b"+OK %d %b\r\n" % (listed, self.speech.text("octets")))
         if message.file_size <= CHUNK_OCTETS:
             whole = _read(message.fd, message.file_size)
             encoded, octets, form = encoding.encode_whole(whole, message.form, listed)
@@ -197,6 +233,16 @@ class Conversation:
             self.stream.flush()
         except SessionEnd:
             return  # the QUIT was received, that is what counts (RFC 1939 §6)
+
+
+def _header_needs_utf8(message: maildir.OpenMessage) -> bool:
+    header = encoding.TopEncoder(0)
+    for chunk in _chunks(message.fd, message.file_size):
+        if not header.feed(chunk).isascii():
+            return True
+        if header.done:
+            break
+    return False
 
 
 def _chunks(fd: int, size: int) -> Iterator[bytes]:

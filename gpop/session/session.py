@@ -14,10 +14,11 @@ import os
 import resource
 import time
 
-from gpop import signals
+from gpop import languages, signals
 from gpop.maildrop import errors, hit, lock, opening
 from gpop.pop3 import wire
 from gpop.pop3.commands import policies
+from gpop.pop3.languages import Languages, Speech
 from gpop.privsep import channel, credentials, messages
 from gpop.session import poll
 from gpop.session.conversation import BYE, Conversation
@@ -214,11 +215,15 @@ def _serve(
 ) -> None:
     """Do everything between the fork and the totals; the report says how it ended."""
     directory, opened, found, refusal = -1, None, None, UNAVAILABLE
+    speech = None  # as long as it is plain English in ASCII
+    if login["utf8"] or login["language"]:
+        speech = _speech(settings, login["language"], login["utf8"] != 0)
     try:
         directory = enter(login, settings)
         if settings.lock:
             lock.lock(directory, settings.lock_wait_s)
-        if options.cache and not report.dialogue:
+        # The short way knows English only; who chose another language goes the long one.
+        if options.cache and not report.dialogue and not login["language"]:
             started = time.monotonic()
             found = hit.look(directory, options.max_messages, options.boot_id)
             report.cache_us = int((time.monotonic() - started) * 1_000_000)
@@ -239,12 +244,12 @@ def _serve(
         stream.adopt()
         if found:
             stream.send(GREETING)
-            _poll(stream, report, directory, found, unread, options, settings)
+            _poll(stream, report, directory, found, unread, options, settings, speech)
         elif opened:
-            stream.send(GREETING)
-            _converse(stream, report, opened, unread, settings)
+            stream.send(speech.said(GREETING) if speech else GREETING)
+            _converse(stream, report, opened, unread, settings, speech)
         else:
-            stream.send(refusal)
+            stream.send(speech.said(refusal) if speech else refusal)
             stream.flush()
     finally:
         if directory >= 0:
@@ -259,6 +264,7 @@ def _poll(
     unread: bytes,
     options: opening.Options,
     settings: SessionSettings,
+    speech: Speech | None,
 ) -> None:
     """Serve a maildrop that has not changed: the short way as far as it goes, then the long one."""
     report.cache, report.cache_reason, report.messages, report.octets = opening.HIT, "unchanged", *found[:2]
@@ -286,31 +292,44 @@ def _poll(
             lock.unlock(directory)
             _give_up(stream, report, error)
         else:
-            _converse(stream, report, opened, more, settings)
+            _converse(stream, report, opened, more, settings, speech)
 
 
 def _converse(
-    stream: Stream, report: Report, opened: opening.Opened, unread: bytes, settings: SessionSettings
+    stream: Stream,
+    report: Report,
+    opened: opening.Opened,
+    unread: bytes,
+    settings: SessionSettings,
+    speech: Speech | None,
 ) -> None:
     """Serve an open maildrop to its end."""
+    speech = speech or _speech(settings)
+    refuse_utf8 = settings.utf8_headers == "refuse" and not speech.utf8
     try:
         report.opened(opened)
-        Conversation(stream, report, opened, policies(settings.login_delay_s)).converse(unread)
+        announced = policies(settings.login_delay_s)
+        Conversation(stream, report, opened, speech, refuse_utf8, announced).converse(unread)
     except errors.MaildropUnavailable as error:
         # A folder is gone, or the statcache was damaged: whatever came next would be a guess.
         # As after QUIT, the lock goes before the reply.
         opened.close()
-        _give_up(stream, report, error)
+        _give_up(stream, report, error, speech)
     finally:
         # However it ended: what was learned about sizes is kept, and the lock goes.
         signals.block_ending()
         opened.close()
 
 
-def _give_up(stream: Stream, report: Report, error: Exception) -> None:
+def _give_up(stream: Stream, report: Report, error: Exception, speech: Speech | None = None) -> None:
     report.close_reason, report.fault = "unavailable", _described(error)
-    stream.send(UNAVAILABLE)
+    stream.send(speech.said(UNAVAILABLE) if speech else UNAVAILABLE)
     stream.flush()
+
+
+def _speech(settings: SessionSettings, tag: str = "", utf8: bool = False) -> Speech:
+    """What the client understands; it goes on as it was before the login."""
+    return Speech(Languages(languages.FILES, settings.language), tag, utf8)
 
 
 def maildrop_options(settings: SessionSettings, boot_id: bytes) -> opening.Options:

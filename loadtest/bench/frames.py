@@ -27,6 +27,10 @@ LOGIN = messages.encode(
     local_port=110,
     received_ms=1 << 30,
     dialogue=0,
+    prepared_name=b"",
+    prepared_password=b"",
+    utf8=0,
+    language="",
 )
 SERVE = messages.encode(
     messages.SERVE,
@@ -39,6 +43,8 @@ SERVE = messages.encode(
     home=b"/srv/mail/example.org/somebody",
     peer="192.0.2.77",
     dialogue=0,
+    utf8=0,
+    language="",
 )
 
 

@@ -63,6 +63,8 @@ class Forker:
             home=home,
             peer="127.0.0.1",
             dialogue=0,
+            utf8=0,
+            language="",
         )
 
     def one(self, script: bytes) -> tuple[float, int]:

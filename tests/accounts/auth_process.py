@@ -94,6 +94,7 @@ class FakeFront:
         peer: str = "127.9.2.1",
         received_s: float | None = None,
         stream: socket.socket | None = None,
+        prepared: tuple[bytes, bytes] = (b"", b""),
     ) -> PendingLogin:
         ours, theirs = channel.pair()
         client, server = tcp_pair(peer) if stream is None else socket.socketpair()
@@ -110,6 +111,10 @@ class FakeFront:
             local_port=110,
             received_ms=int(received_s * 1000),
             dialogue=0,
+            prepared_name=prepared[0],
+            prepared_password=prepared[1],
+            utf8=0,
+            language="",
         )
         pending = PendingLogin(ours, client)
         channel.send(self.socket, frame, [(stream or server).fileno(), theirs.fileno()])

@@ -96,6 +96,8 @@ def test_an_accepted_login_reaches_front_and_broker(auth: AuthProcess, front: Fa
         "maildir": b"/home/joe/Maildir",
         "peer": "127.9.2.1",
         "dialogue": 0,
+        "utf8": 0,
+        "language": "",
     }
     os.write(fds[0], b"+OK\r\n")
     assert login.client.recv(5) == b"+OK\r\n"
@@ -330,6 +332,10 @@ def login_frame(peer: str) -> bytes:
         local_port=110,
         received_ms=0,
         dialogue=0,
+        prepared_name=b"",
+        prepared_password=b"",
+        utf8=0,
+        language="",
     )
 
 
@@ -628,3 +634,32 @@ def test_pam_is_refused_without_root(tmp_path: Path) -> None:
     assert process.process.wait(20) == 1
     assert "needs root" in process.events("process_fault")[0]["problem"]
     process.stop()
+
+
+# Prepared forms (RFC 4013)
+
+
+def test_a_prepared_form_is_tried_after_what_was_sent(auth: AuthProcess, front: FakeFront) -> None:
+    """In one attempt, which is one failure if none is right, for one penalty."""
+    login = front.login(b"j\xc2\xado\xc2\xade", b"\xef\xbc\x93", prepared=(b"joe", b"3"))
+    assert refusal(login) == ("AUTH", "wrong_password")
+    assert accepted_by(auth, front.login(b"j\xc2\xado\xc2\xade", b"secret", TRUSTED, prepared=(b"joe", b"")))
+    assert accepted_by(auth, front.login(b"ann", b"s\xc2\xadecret", TRUSTED, prepared=(b"", b"secret")))
+    assert len(auth.events("penalty_raised")) == 1
+
+
+def test_a_prepared_name_is_held_to_the_same(auth: AuthProcess, front: FakeFront) -> None:
+    """No front that was taken over gets a control character to a source that way."""
+    login = front.login(b"j\xc2\xadoe", b"secret", TRUSTED, prepared=(b"jo\ne", b""))
+    assert refusal(login) == ("AUTH", "malformed_login")
+
+
+def test_a_cached_login_is_found_by_what_was_sent(caching: AuthProcess) -> None:
+    """The same octets again are a hit; other ones go to the sources, whatever their prepared form is."""
+    front = caching.front()
+    sent = {"name": b"j\xc2\xadoe", "password": b"secret", "peer": TRUSTED, "prepared": (b"joe", b"")}
+    until(lambda: accepted_by(caching, front.login(**sent)) == "cache", "a hit")
+    assert (
+        accepted_by(caching, front.login(b"\xc2\xadjoe", b"secret", TRUSTED, prepared=(b"joe", b"")))
+        != "cache"
+    )

@@ -134,3 +134,66 @@ def test_a_request_shows_no_password() -> None:
 def test_source_unavailable_is_no_verdict() -> None:
     """It can't be taken for one by mistake."""
     assert not isinstance(SourceUnavailable("x"), (Accepted, Refused))
+
+
+# Names and passwords that have a prepared form (RFC 4013)
+
+SENT_NAME, PREPARED_NAME = "jo\u0308rg".encode(), "jörg".encode()
+SENT_PASSWORD, PREPARED_PASSWORD = "½".encode(), "1\u20442".encode()
+
+
+def ask_prepared(sources: list[PasswdFileSource], password: bytes | None = SENT_PASSWORD) -> Verdict:
+    return decide(sources, Request(SENT_NAME, password, PEER, (PREPARED_NAME, PREPARED_PASSWORD)))
+
+
+@pytest.mark.parametrize("name", [SENT_NAME, PREPARED_NAME])
+@pytest.mark.parametrize("password", [SENT_PASSWORD, PREPARED_PASSWORD])
+def test_either_form_of_name_and_password_may_be_stored(tmp_path: Path, name: bytes, password: bytes) -> None:
+    """The account has the name that the source knows."""
+    made = source(tmp_path / "1", f"{name.decode()}:{{PLAIN}}{password.decode()}:1000:100::/home/joe\n")
+    verdict = ask_prepared([made])
+    assert isinstance(verdict, Accepted) and verdict.account.name == name
+    # The account phase, for the auth cache, finds it as well.
+    verdict = ask_prepared([made], password=None)
+    assert isinstance(verdict, Accepted) and verdict.account.name == name
+
+
+def test_what_was_sent_comes_first(tmp_path: Path) -> None:
+    """Two accounts whose names have one prepared form stay two: each is reached by its own octets."""
+    lines = [
+        f"{name.decode()}:{{PLAIN}}½:{uid}:100::/h\n" for name, uid in ((PREPARED_NAME, 1), (SENT_NAME, 2))
+    ]
+    made = source(tmp_path / "1", "".join(lines).replace(":1:", ":1001:").replace(":2:", ":1002:"))
+    verdict = ask_prepared([made])
+    assert isinstance(verdict, Accepted) and verdict.account.uid == 1002
+
+
+def test_no_form_that_matches_is_one_refusal(tmp_path: Path) -> None:
+    """A name known in either form is a wrong password, for the log; else nobody knows it."""
+    known = source(tmp_path / "1", f"{PREPARED_NAME.decode()}:{{PLAIN}}other:1000:100::/home/joe\n")
+    assert reason(ask_prepared([known])) == (AUTH, "wrong_password")
+    nobody = source(tmp_path / "2", "ann:{PLAIN}pw:1000:100::/home/ann\n")
+    assert reason(ask_prepared([nobody])) == (AUTH, "unknown_user")
+
+
+def test_another_form_is_no_way_round_a_refusal(tmp_path: Path) -> None:
+    """Who may not come in as what he sent does not come in as somebody else, nor past an outage."""
+    first = f"{SENT_NAME.decode()}:{{PLAIN}}½:1000:100::/h::nologin\n"
+    second = f"{PREPARED_NAME.decode()}:{{PLAIN}}½:1001:100::/h\n"
+    assert reason(ask_prepared([source(tmp_path / "1", first + second)])) == (AUTH, "account_nologin")
+    broken = PasswdFileSource(str(tmp_path / "absent"), LIMITS)
+    broken.warm()
+    assert reason(ask_prepared([broken])) == (SYS_TEMP, "source_unavailable")
+
+
+def test_forms_are_those_that_differ() -> None:
+    """What is ASCII is asked about once, and an unknown name costs as many checks as a known one."""
+    assert len(Request(b"joe", b"pw", PEER).forms()) == 1
+    assert len(Request(b"joe", b"pw", PEER, (b"", b"x")).forms()) == 2
+    request = Request(SENT_NAME, SENT_PASSWORD, PEER, (PREPARED_NAME, PREPARED_PASSWORD))
+    assert [(form.name, form.password) for form in request.forms()] == [
+        (SENT_NAME, SENT_PASSWORD),
+        (SENT_NAME, PREPARED_PASSWORD),
+        (PREPARED_NAME, SENT_PASSWORD),
+        (PREPARED_NAME, PREPARED_PASSWORD),
+    ]

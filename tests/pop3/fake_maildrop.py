@@ -42,7 +42,8 @@ class FakeMaildrop:
     def listing(self, kind: str) -> bytes:
         """What the process sends for SendListing."""
         line = {"LIST": self.scan_line, "UIDL": self.unique_id_line}[kind]
-        return b"+OK\r\n" + b"".join(line(index) + b"\r\n" for index in self._unmarked()) + b".\r\n"
+        status = {"LIST": b"+OK scan listing follows\r\n", "UIDL": b"+OK unique-id listing follows\r\n"}[kind]
+        return status + b"".join(line(index) + b"\r\n" for index in self._unmarked()) + b".\r\n"
 
     def remaining(self) -> list[bytes]:
         """What UPDATE leaves."""

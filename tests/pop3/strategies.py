@@ -14,10 +14,11 @@ _PIECES = [b"\n", b"\r\n", b"\r", b".", b"..", b"a", b"\n\n", b"\r\n\r\n", b"\n.
 
 messages = st.lists(st.sampled_from(_PIECES) | st.binary(max_size=4), max_size=24).map(b"".join)
 
-_KEYWORDS = b"USER PASS AUTH CAPA STAT LIST UIDL RETR TOP DELE RSET NOOP QUIT APOP STLS".split()
+_KEYWORDS = b"USER PASS AUTH CAPA STAT LIST UIDL RETR TOP DELE RSET NOOP QUIT APOP STLS UTF8 LANG".split()
 _ARGUMENTS = [
     *(b"", b" ", b"tim", b"1", b"2", b"0", b"00001", b"-1", b"1 0", b"1 1", b"1 x", b"4294967297", b"9" * 30),
     *(b"PLAIN", b"login", b"PLAIN =", b"PLAIN AHRpbQBzZWNyZXQ=", b"LOGIN dGlt", b"X-NONE", b"\xff\xfe"),
+    *(b"*", b"en", b"de-AT"),
 ]
 _commands = st.tuples(st.sampled_from(_KEYWORDS), st.sampled_from(_ARGUMENTS)).map(b" ".join)
 _responses = st.sampled_from([b"*", b"=", b"", b"dGlt", b"AHRpbQBzZWNyZXQ=", b"AAA=", b"AA==", b"!"])

@@ -126,6 +126,33 @@ def test_refused_login_says_auth():
     assert LOGIN_REFUSED.startswith(b"-ERR [AUTH] ")
 
 
+# --- UTF-8 (RFC 6856 §2.2)
+
+ILL_FORMED = [b"\xe4", b"\xc3", b"\xc3(", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\x80", b"\xff"]
+
+
+@pytest.mark.parametrize("octets", ILL_FORMED)
+def test_ill_formed_utf8_is_refused_before_auth_is_asked(octets):
+    """In name and password, by PASS and by AUTH: must be, since CAPA has "UTF8 USER"."""
+    for name, password in ((b"j" + octets, b"pw"), (b"joe", b"p" + octets + b"w")):
+        refusal = RefusedLogin(LOGIN_REFUSED, name, "USER", "ill_formed_utf8")
+        assert converse_every_way(b"USER " + name + b"\r\nPASS " + password + b"\r\n")[1] == refusal
+        plain = b64(b"\0" + name + b"\0" + password)
+        assert converse_every_way(b"AUTH PLAIN " + plain + b"\r\n")[0].reason == "ill_formed_utf8"
+        login = b"AUTH LOGIN " + b64(name) + b"\r\n" + b64(password) + b"\r\n"
+        assert converse_every_way(login)[1].reason == "ill_formed_utf8"
+
+
+def test_utf8_names_and_passwords_are_accepted_without_utf8_mode():
+    """The client may use them before the UTF8 command."""
+    name, password = "jörg".encode(), "schlüssel ☂".encode()
+    login = Login(name, password, "USER")
+    assert converse_every_way(b"USER " + name + b"\r\nPASS " + password + b"\r\n")[1] == login
+    assert converse_every_way(b"AUTH PLAIN " + b64(b"\0" + name + b"\0" + password) + b"\r\n") == [
+        Login(name, password, "PLAIN")
+    ]
+
+
 # --- AUTH
 
 
@@ -242,8 +269,8 @@ def test_unusable_credentials_are_refused_in_the_usual_words(name, password):
 
 
 def test_credentials_at_their_bounds_are_accepted():
-    """255 octets of name, 1,024 of password, 8-bit octets in both."""
-    name, password = b"\xfc" * MAX_NAME_OCTETS, b"\xe4" * MAX_PASSWORD_OCTETS
+    """255 octets of name, 1,024 of password, some outside ASCII in both."""
+    name, password = "ü".encode() + b"x" * (MAX_NAME_OCTETS - 2), "ä".encode() * (MAX_PASSWORD_OCTETS // 2)
     line = b"AUTH PLAIN " + b64(b"\0" + name + b"\0" + password) + b"\r\n"
     assert converse_every_way(line) == [Login(name, password, "PLAIN")]
 

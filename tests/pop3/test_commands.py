@@ -28,8 +28,8 @@ def test_every_command_of_a_state_has_a_handler_and_no_other_has(state):
 
 
 def test_keywords_are_three_or_four_letters():
-    """RFC 1939 §3."""
-    assert all(keyword.isalpha() and keyword.isupper() and len(keyword) in (3, 4) for keyword in COMMANDS)
+    """RFC 1939 §3; a digit is in UTF8 alone (RFC 6856)."""
+    assert all(keyword.isalnum() and keyword.isupper() and len(keyword) in (3, 4) for keyword in COMMANDS)
 
 
 @pytest.mark.parametrize("keyword", [b"STAT", b"stat", b"StAt"])
@@ -126,7 +126,7 @@ def test_capabilities_of_rfc_2449():
     lines = capabilities("PLAIN", "LOGIN")
     assert sorted(lines) == sorted(
         [
-            *("USER", "TOP", "UIDL", "SASL PLAIN LOGIN"),
+            *("USER", "TOP", "UIDL", "SASL PLAIN LOGIN", "UTF8 USER", "LANG"),
             *("RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "EXPIRE NEVER", "IMPLEMENTATION gpop"),
         ]
     )

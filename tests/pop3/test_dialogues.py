@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from gpop import languages
 from gpop.pop3.authorization import LOGIN_REFUSED, Authorization, greeting
 from gpop.pop3.decisions import Close, Decision, EnterUpdate, Login, Reply, SendListing, SendMessage
 from gpop.pop3.encoding import LINE_START, TopEncoder, encode, terminator
+from gpop.pop3.languages import Languages, Speech
 from gpop.pop3.transaction import Transaction
 from gpop.pop3.wire import LineReader, ok
 from tests.dialogue import DIALOGUES, Dialogue, lines_of, read_dialogue
@@ -22,14 +24,15 @@ class Server:
         self.maildrop = FakeMaildrop(self.messages)
         self.left = list(self.messages)
         self.reader = LineReader()
-        self.state: Authorization | Transaction = Authorization()
+        self.speech = Speech(Languages(languages.FILES))
+        self.state: Authorization | Transaction = Authorization(speech=self.speech)
         self.sent = greeting("gpop ready")
         self.closed = False
 
     def receive(self, octets: bytes) -> None:
         self.reader.feed(octets)
         while not self.closed and (line := self.reader.next_line()) is not None:
-            self.sent += self.carry_out(self.state.handle(line))
+            self.sent += self.speech.said(self.carry_out(self.state.handle(line)))
             if isinstance(self.state, Authorization):
                 self.reader.sasl_response = self.state.awaits_sasl_response
 
@@ -43,7 +46,7 @@ class Server:
                 return ok() + send(self.maildrop.messages[index], line_count)
             case EnterUpdate():
                 self.closed, self.left = True, self.maildrop.remaining()
-                return ok()
+                return ok("bye")
             case Reply(octets):
                 return octets
             case Close(octets):
@@ -59,8 +62,9 @@ class Server:
         rest = self.reader.take_rest()
         self.reader = LineReader()
         self.reader.feed(rest)
-        self.state = Transaction(self.maildrop)
-        return ok("maildrop ready")
+        self.speech = Speech(Languages(languages.FILES), self.speech.tag, self.speech.utf8)
+        self.state = Transaction(self.maildrop, speech=self.speech)
+        return ok("maildrop locked and ready")
 
 
 def send(message: bytes, line_count: int | None) -> bytes:

@@ -33,6 +33,8 @@ SERVE = {
     "maildir": b"/home/joe/Maildir",
     "peer": "192.0.2.1",
     "dialogue": 0,
+    "utf8": 0,
+    "language": "",
 }
 
 

@@ -21,6 +21,7 @@ from gpop.session import session
 from tests.serving import PASSWORD, ROOT, Server, Site, wait_until
 
 MESSAGE = b"Subject: one\n\nbody\n"
+SPEECH = {"dialogue": 0, "utf8": 0, "language": ""}  # fields of a SERVE frame
 
 
 @pytest.fixture
@@ -277,7 +278,7 @@ class Waiting:
     def serve(self) -> int:
         """Have a login served that nobody waits for; returns the pid."""
         fields = {"uid": 1, "gid": 1, "groups": [], "maildir": b"/store/a", "home": b"/store", "peer": ""}
-        login = messages.encode(messages.SERVE, **fields, login_id=1, account=b"a", dialogue=0)
+        login = messages.encode(messages.SERVE, **fields, login_id=1, account=b"a", **SPEECH)
         assert self.reuse.is_for(messages.maildrop_key(login))
         ours, theirs = channel.pair()
         with contextlib.closing(ours), contextlib.closing(theirs):
@@ -348,7 +349,7 @@ def test_is_for_the_store_alone(waiting):
     def key(maildir: bytes) -> bytes:
         fields = {"uid": 1, "gid": 1, "groups": [], "home": b"/", "peer": "", "account": b"a"}
         return messages.maildrop_key(
-            messages.encode(messages.SERVE, **fields, maildir=maildir, login_id=1, dialogue=0)
+            messages.encode(messages.SERVE, **fields, maildir=maildir, login_id=1, **SPEECH)
         )
 
     assert waiting.reuse.is_for(key(b"/store/a/Maildir"))

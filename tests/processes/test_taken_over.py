@@ -373,7 +373,7 @@ def captured(make_server):
         messages.encode(messages.DRAIN, at_once=1),
         messages.encode(
             messages.SERVE, uid=0, maildir=b"/root", login_id=1, account=b"root", gid=0, groups=[],
-            home=b"/", peer="", dialogue=0,
+            home=b"/", peer="", dialogue=0, utf8=0, language="",
         ),
         b"\x01" * 60_000,
         b"\x01",
@@ -522,6 +522,10 @@ def login_fields() -> dict[str, object]:
         "local_port": 110,
         "received_ms": 0,
         "dialogue": 0,
+        "prepared_name": b"",
+        "prepared_password": b"",
+        "utf8": 0,
+        "language": "",
     }
 
 

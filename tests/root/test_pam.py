@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from gpop.accounts import hashes, nss, pam
-from gpop.accounts.account import AUTH, SYS_TEMP
+from gpop.accounts.account import AUTH, SYS_TEMP, Accepted, Limits, Refused
+from gpop.accounts.sources import PamSource, Request, decide
+from gpop.front.preparation import prepare
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can ask PAM about other users: run as root"
@@ -75,6 +77,21 @@ def test_a_right_password_and_a_wrong_one(service: Service, joe: bytes) -> None:
     for wrong in (b"se cret", PASSWORD + b" ", PASSWORD.decode("latin-1").encode()):
         answer = pam.check(name, joe, wrong, PEER)
         assert (answer.code, answer.reason) == (AUTH, "wrong_password")
+
+
+@pytest.mark.parametrize("stored", ["zwei\u00a0½", "zwei 1\u20442"])
+def test_a_password_outside_ascii_as_it_was_set_or_prepared(
+    service: Service, users: Users, stored: str
+) -> None:
+    """PAM knows octets: those that the client sends are tried as they are, then their prepared form."""
+    user, sent = users.add(password=stored.encode()), "zwei\u00a0½".encode()
+    source = PamSource(service(UNIX), Limits(1000, 100, "Maildir"))
+    prepared = prepare(sent)
+    assert prepared == "zwei 1\u20442".encode()
+    verdict = decide([source], Request(user, sent, PEER, (b"", prepared)))
+    assert isinstance(verdict, Accepted) and verdict.account.name == user
+    wrong = decide([source], Request(user, sent + b"x", PEER, (b"", prepared + b"x")))
+    assert isinstance(wrong, Refused) and wrong.reason == "wrong_password"
 
 
 def test_an_unknown_user(service: Service) -> None:
