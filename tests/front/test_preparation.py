@@ -75,6 +75,9 @@ def test_ascii_is_never_prepared():
     decision = authorization.handle(b"PASS a\tb")
     assert decision == Login(b"tim", b"a\tb", "USER") and asked == []
     assert (decision.prepared_name, decision.prepared_password) == (b"", b"")
+    authorization = Authorization(prepare=prepare)
+    authorization.handle("USER jörg".encode())
+    assert isinstance(authorization.handle(b"PASS a\tb"), Login)
 
 
 def test_a_form_that_grows_too_long_is_left_out():
