@@ -48,6 +48,7 @@ class FrontSettings:
     max_connections_per_address: int
     trusted_networks: list[str]
     login_delay_s: int
+    expire_retrieved_days: int
     login_timeout_s: float
     log_format: str
     log_level: str
@@ -93,6 +94,7 @@ class SessionSettings:
     statcache: bool
     reuse_below: str
     login_delay_s: int
+    expire_retrieved_days: int
     utf8_headers: str
     language: str
     first_valid_uid: int

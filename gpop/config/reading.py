@@ -244,6 +244,9 @@ def _check_combinations(reading: Reading) -> None:
     if values["autologout_s"] < RFC_AUTOLOGOUT_S:
         text = f"below the {RFC_AUTOLOGOUT_S} seconds that RFC 1939 section 3 demands at least"
         reading.warn(("session", "autologout_s"), text, values["autologout_s"])
+    if values["expire_retrieved_days"] == 0:
+        text = "removes what was retrieved at once, also for clients that are set to leave it on the server"
+        reading.warn(("session", "expire_retrieved_days"), text, 0)
     if not values["lock"]:
         text = "two sessions may use one maildrop at once, which RFC 1939 section 8 forbids"
         reading.warn(("session", "lock"), text, False)

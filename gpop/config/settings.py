@@ -223,6 +223,17 @@ SETTINGS: tuple[Setting, ...] = (
         "Off: an IMAP or webmail reader of the same Maildir shows mail as new that was fetched long ago.",
     ),
     Setting(
+        "session.expire_retrieved_days",
+        -1,
+        Whole(-1, 36500),
+        "Messages that were retrieved (RETR, not TOP) are removed so many days later, at the QUIT of a "
+        "session that retrieves something; 0: at the QUIT of the very session that retrieved them. -1: only "
+        "clients remove messages. docs/retention.md says what counts.",
+        "Any value but -1 removes mail that users may think is kept: who reads on two machines may find it "
+        "on one only, and with 0 a client that is set to leave mail on the server can't.",
+        unit="days",
+    ),
+    Setting(
         "session.max_messages",
         0,
         Whole(0, 10_000_000),

@@ -78,7 +78,7 @@ class Front:
         self.before_login: set[gevent.Greenlet] = set()
         self.idle: list[gevent.Greenlet] = []
         self.connections = 0
-        self.policies = policies(settings.login_delay_s)
+        self.policies = policies(settings.login_delay_s, settings.expire_retrieved_days)
         self.addresses = Addresses(settings.max_connections_per_address, settings.trusted_networks)
         self.gate = LogGate()
         self.draining = False

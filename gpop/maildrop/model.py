@@ -19,6 +19,7 @@ from gpop.maildrop.statcache import HEADER_OCTETS, LIST_STATUS, TERMINATOR, UIDL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Container
     from typing import Protocol
 
     class Image(Protocol):
@@ -73,7 +74,8 @@ class Maildrop:
 
     Attributes:
         count: messages, marked ones included.
-        retrieved: indexes of messages in new/ that were sent completely, for UPDATE. The session adds to it.
+        retrieved: indexes of messages that were sent completely, for UPDATE. The session adds those in
+            new/ to it, and where there is retention all.
 
     Everything that reads the image may raise MaildropUnavailable: it was damaged meanwhile.
     """
@@ -171,6 +173,16 @@ class Maildrop:
         return line[:-2]
 
     # Listings
+
+    def indexes_of(self, unique_ids: Container[bytes]) -> dict[bytes, int]:
+        """Return the indexes of those messages that have one of these unique-ids, by unique-id."""
+        section = self._image.read(HEADER_OCTETS, self.header.uidl_end - HEADER_OCTETS)
+        shown = [line.partition(b" ")[2] for line in section.split(b"\r\n")[1 : self.count + 1]]
+        found = {unique_id: index for index, unique_id in enumerate(shown) if unique_id in unique_ids}
+        # A large image's body was not looked at when it was opened: lines and index have to agree.
+        if any(self.unique_id(index) != unique_id for unique_id, index in found.items()):
+            raise _damaged()
+        return found
 
     def listing_segments(self, kind: str) -> list[tuple[int, int]]:
         """

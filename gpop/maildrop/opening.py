@@ -21,6 +21,7 @@ from gpop.maildrop.lock import unlock
 from gpop.maildrop.maildir import Maildir, OpenMessage, digest_of
 from gpop.maildrop.model import Maildrop
 from gpop.maildrop.renewal import Memory, renew, unwritable
+from gpop.maildrop.retention import Retention
 from gpop.maildrop.statcache import (
     ESTIMATED,
     FORM_BITS,
@@ -52,7 +53,7 @@ HARMLESS_REASONS = ("absent", "other_version")
 class Options:
     """What the config decides about maildrops."""
 
-    __slots__ = ("boot_id", "cache", "clock_wait_s", "max_messages", "move_to_cur")
+    __slots__ = ("boot_id", "cache", "clock_wait_s", "expire_days", "max_messages", "move_to_cur")
 
     def __init__(
         self,
@@ -61,12 +62,14 @@ class Options:
         boot_id: bytes = b"",
         clock_wait_s: float = 0.02,
         move_to_cur: bool = True,
+        expire_days: int = -1,
     ) -> None:
         self.cache = cache
         self.max_messages = max_messages
         self.boot_id = boot_id  # of this run of the kernel; empty: unknown
         self.clock_wait_s = clock_wait_s
         self.move_to_cur = move_to_cur
+        self.expire_days = expire_days  # how long retrieved messages stay; -1: until somebody removes them
 
 
 class Verdict:
@@ -345,18 +348,33 @@ class Opened:
         stamp = self._stamps.get(index, 0)
         self._learned[index] = (octets, form if stamp else encoding.FORM_UNKNOWN, stamp)
 
+    @property
+    def has_retention(self) -> bool:
+        """Whether retrieved messages are removed some day."""
+        return self._options.expire_days >= 0
+
     def update(self) -> UpdateResult:
         """
         Carry out UPDATE (RFC 1939 §6): remove the marked messages, file away the retrieved ones.
+
+        Where there is retention, what is due is marked first, and goes the same way.
 
         Never raises: what could not be done is in the result and in `warnings`.
         """
         if self._folders is None:
             return UpdateResult()
         work = Update(self._folders, self.maildrop, self.warnings)
+        retention = None
+        if self.has_retention and self.maildrop.retrieved:
+            retention = Retention(self._folders, self.maildrop, self._options.expire_days, int(time.time()))
+            work.result.expired = retention.mark_due()
         work.remove_marked()
         if self._options.move_to_cur:
             work.move_retrieved()
+        if retention:
+            retention.keep_record()
+            if retention.fault:
+                self.warnings.append(("retention_failed", {"reason": retention.fault}))
         return work.result
 
     def close(self) -> None:

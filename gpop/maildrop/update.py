@@ -42,15 +42,17 @@ class UpdateResult:
         removed_octets: their octets, as listed.
         failed: marked messages that are still there.
         moved: retrieved messages that went from new/ to cur/.
+        expired: messages that retention has marked, and not the client.
     """
 
-    __slots__ = ("failed", "moved", "removed", "removed_octets")
+    __slots__ = ("expired", "failed", "moved", "removed", "removed_octets")
 
     def __init__(self) -> None:
         self.removed = 0
         self.removed_octets = 0
         self.failed = 0
         self.moved = 0
+        self.expired = 0
 
 
 class Update:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import binascii
 from enum import Enum
 
-from gpop.pop3.commands import AUTHORIZATION, LINE_REFUSALS, MECHANISMS, capability_list, parse
+from gpop.pop3.commands import AUTHORIZATION, LINE_REFUSALS, MECHANISMS, NO_POLICIES, capability_list, parse
 from gpop.pop3.decisions import Close, Login, RefusedLogin, Reply
 from gpop.pop3.languages import Languages, Speech
 from gpop.pop3.wire import LineError, err, multiline, ok
@@ -91,7 +91,7 @@ class Authorization:
         mechanisms: tuple[str, ...] = MECHANISMS,
         speech: Speech | None = None,
         prepare: Prepare | None = None,
-        policies: tuple[str, ...] = (),
+        policies: tuple[str, ...] = NO_POLICIES,
     ) -> None:
         """
         `prepare` is SASLprep (RFC 6856 §2.2), asked about what is not ASCII; `policies` are what the

@@ -163,21 +163,27 @@ def without_secret(line: bytes | LineError, sasl_response: bool = False) -> byte
 # The SASL mechanisms that `authorization` can speak.
 MECHANISMS = ("PLAIN", "LOGIN")
 
-# Announced for what they say about every command: RFC 2449 §6.4, RFC 3206, RFC 2449 §6.6, §6.7, §6.9.
-# Nothing but DELE and QUIT ever removes a message, and a version is nobody's business before a login.
-_PROMISES = ("RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "EXPIRE NEVER", "IMPLEMENTATION gpop")
+# Announced for what they say about every command: RFC 2449 §6.4, RFC 3206, RFC 2449 §6.6.
+_PROMISES = ("RESP-CODES", "AUTH-RESP-CODE", "PIPELINING")
+# RFC 2449 §6.9. A version is nobody's business before a login.
+_IMPLEMENTATION = "IMPLEMENTATION gpop"
 
 
-def policies(login_delay_s: int) -> tuple[str, ...]:
+def policies(login_delay_s: int, expire_days: int) -> tuple[str, ...]:
     """
-    Return what the settings add to CAPA, for `capability_list`.
+    Return what the settings say in CAPA, for `capability_list` (RFC 2449 §6.5, §6.7).
 
-    One LOGIN-DELAY holds for all users, so it has no "USER" behind it in either state (RFC 2449 §6.5).
+    `expire_days` is how long a message stays at least once it was retrieved; -1 means that nothing but DELE
+    and QUIT removes one. Both hold for all users, so there is no "USER" behind them in either state.
     """
-    return (f"LOGIN-DELAY {login_delay_s}",) if login_delay_s else ()
+    expire = f"EXPIRE {'NEVER' if expire_days < 0 else expire_days}"
+    return (expire, f"LOGIN-DELAY {login_delay_s}") if login_delay_s else (expire,)
 
 
-def capability_list(mechanisms: Iterable[str], policies: Iterable[str] = ()) -> Reply:
+NO_POLICIES = policies(0, -1)
+
+
+def capability_list(mechanisms: Iterable[str], policies: Iterable[str] = NO_POLICIES) -> Reply:
     """
     Return the answer to CAPA, which is the same in both states; `mechanisms` are those of AUTH.
 
@@ -187,5 +193,5 @@ def capability_list(mechanisms: Iterable[str], policies: Iterable[str] = ()) -> 
     """
     lines = [command.capability for command in COMMANDS.values() if command.capability]
     lines[lines.index("SASL")] = " ".join(["SASL", *mechanisms])
-    lines = [line for line in [*lines, *_PROMISES, *policies] if line != "SASL"]
+    lines = [line for line in [*lines, *_PROMISES, *policies, _IMPLEMENTATION] if line != "SASL"]
     return Reply(multiline(ok("capability list follows"), [line.encode("ascii") for line in lines]))

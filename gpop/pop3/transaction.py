@@ -7,7 +7,7 @@ is a decision for the process around it. Executed by the session, as the mail us
 
 from __future__ import annotations
 
-from gpop.pop3.commands import MECHANISMS, TRANSACTION, capability_list, parse
+from gpop.pop3.commands import MECHANISMS, NO_POLICIES, TRANSACTION, capability_list, parse
 from gpop.pop3.decisions import EnterUpdate, Reply, SendListing, SendMessage
 from gpop.pop3.languages import Languages, Speech
 from gpop.pop3.wire import err, ok
@@ -59,7 +59,7 @@ class Transaction:
         mechanisms: tuple[str, ...] = MECHANISMS,
         speech: Speech | None = None,
         needs_utf8: Callable[[int], bool] | None = None,
-        policies: tuple[str, ...] = (),
+        policies: tuple[str, ...] = NO_POLICIES,
     ) -> None:
         """
         `mechanisms` and `policies` are those that were announced before the login, for CAPA.

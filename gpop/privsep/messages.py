@@ -65,6 +65,7 @@ COUNTS = (
     "top",
     "top_octets",
     "marked",
+    "expired",
     "removed",
     "not_removed",
     "octets_sent",

@@ -19,6 +19,7 @@ from gpop import signals
 from gpop.maildrop import errors, maildir
 from gpop.maildrop.statcache import LIST_STATUS, UIDL_STATUS
 from gpop.pop3 import decisions, encoding, wire
+from gpop.pop3.commands import NO_POLICIES
 from gpop.pop3.transaction import Transaction
 from gpop.session.stream import SessionEnd
 
@@ -57,7 +58,7 @@ class Conversation:
         opened: Opened,
         speech: Speech,
         refuse_utf8: bool,
-        policies: tuple[str, ...] = (),
+        policies: tuple[str, ...] = NO_POLICIES,
     ) -> None:
         """
         `refuse_utf8`: messages whose header is not ASCII are not for this client. `policies` are what
@@ -171,7 +172,7 @@ class Conversation:
         if octets != listed:
             self.opened.learned(index, octets, form)
             report.note_warnings(self.opened)
-        if message.is_new:
+        if message.is_new or self.opened.has_retention:
             self.opened.maildrop.retrieved.add(index)
 
     def _send_large(self, message: maildir.OpenMessage) -> tuple[int, int]:
@@ -224,6 +225,7 @@ class Conversation:
         result = self.opened.update()
         report.close_reason = "quit"
         report.removed = result.removed
+        report.expired = result.expired
         report.not_removed = result.failed
         report.note_warnings(self.opened)
         # The lock goes before the reply: who reads the reply may log in again at once.

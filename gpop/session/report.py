@@ -38,6 +38,7 @@ class Report:
         "cache_us",
         "close_reason",
         "dialogue",
+        "expired",
         "fault",
         "marked",
         "messages",
@@ -56,7 +57,7 @@ class Report:
         self.close_reason = self.cache = self.cache_reason = self.fault = ""
         self.cache_us = self.messages = self.octets = 0
         self.retr = self.retr_octets = self.top = self.top_octets = 0
-        self.marked = self.removed = self.not_removed = 0
+        self.marked = self.expired = self.removed = self.not_removed = 0
 
     def serving(self) -> bytes:
         """
@@ -122,6 +123,7 @@ class Report:
             self.top,
             self.top_octets,
             self.marked,
+            self.expired,
             self.removed,
             self.not_removed,
             octets_sent,

@@ -308,7 +308,7 @@ def _converse(
     refuse_utf8 = settings.utf8_headers == "refuse" and not speech.utf8
     try:
         report.opened(opened)
-        announced = policies(settings.login_delay_s)
+        announced = policies(settings.login_delay_s, settings.expire_retrieved_days)
         Conversation(stream, report, opened, speech, refuse_utf8, announced).converse(unread)
     except errors.MaildropUnavailable as error:
         # A folder is gone, or the statcache was damaged: whatever came next would be a guess.
@@ -339,6 +339,7 @@ def maildrop_options(settings: SessionSettings, boot_id: bytes) -> opening.Optio
         max_messages=settings.max_messages,
         move_to_cur=settings.move_to_cur,
         boot_id=boot_id,
+        expire_days=settings.expire_retrieved_days,
     )
 
 

@@ -141,9 +141,16 @@ def test_without_a_mechanism_there_is_no_sasl():
 
 def test_a_login_delay_is_announced_if_there_is_one():
     """Nothing else changes, and no "USER" follows: it is the same for all (RFC 2449 §6.5)."""
-    listed = capability_list(["PLAIN"], policies(login_delay_s=300)).octets
-    without = capability_list(["PLAIN"], policies(login_delay_s=0)).octets
-    assert listed == without.replace(b"\r\n.\r\n", b"\r\nLOGIN-DELAY 300\r\n.\r\n")
+    listed = capability_list(["PLAIN"], policies(300, -1)).octets.splitlines()
+    without = capability_list(["PLAIN"], policies(0, -1)).octets.splitlines()
+    assert sorted(listed) == sorted([*without, b"LOGIN-DELAY 300"])
+
+
+@pytest.mark.parametrize(("days", "announced"), [(-1, b"EXPIRE NEVER"), (0, b"EXPIRE 0"), (30, b"EXPIRE 30")])
+def test_expire_is_never_only_where_that_is_true(days, announced):
+    """The days that a retrieved message stays at least, the same for all (RFC 2449 §6.7)."""
+    listed = capability_list(["PLAIN"], policies(0, days)).octets.splitlines()
+    assert [line for line in listed if line.startswith(b"EXPIRE")] == [announced]
 
 
 def test_login_hides_its_password():
