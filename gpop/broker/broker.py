@@ -252,7 +252,8 @@ class Broker:
     # Children that ended
 
     def _reap(self) -> None:
-        while self.sessions.running or self.processes or self.reader:
+        # The last also when gpop stops and all the others have ended.
+        while self.sessions.running or self.processes or self.reader or self.sessions.reuse.pids():
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return

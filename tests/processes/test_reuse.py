@@ -206,6 +206,13 @@ def test_signals_between_two_sessions_are_ignored(server):
     assert free_process(server) == pid
 
 
+def test_a_process_that_ends_last_does_not_keep_gpop_from_stopping(server):
+    """Fronts and auth have ended and no session runs: what waits for a login is reaped all the same."""
+    poll(server)
+    os.kill(free_process(server), signal.SIGSTOP)
+    assert server.stop(timeout_s=20) == 0
+
+
 def test_a_newer_login_takes_over(store, make_server):
     """The signal for a silent session reaches the process that has it, and the newer login is served."""
     server = make_server(store(session__takeover_after_s=0))
