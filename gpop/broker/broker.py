@@ -172,6 +172,7 @@ class Broker:
         """
         waits = (
             self.sessions.running
+            or self.sessions.reuse.ending
             or self.ending
             or self.reader
             or self.stop_at is not None

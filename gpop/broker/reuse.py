@@ -54,6 +54,9 @@ class Reuse:
 
     `watch` and `unwatch` are told of descriptors that `look` is to be called for; `freed` is
     called with the pid of a process whose session has ended.
+
+    Attributes:
+        ending: how many have been let go, and are still to be reaped.
     """
 
     __slots__ = (
@@ -67,6 +70,7 @@ class Reuse:
         "_settings",
         "_unwatch",
         "_watch",
+        "ending",
     )
 
     def __init__(
@@ -85,6 +89,7 @@ class Reuse:
         self._free: dict[Identity, list[Process]] = {}
         self._below = b""
         self._most_logins = MOST_LOGINS
+        self.ending = 0
         self._settings: SessionSettings
         self._options: Options
 
@@ -183,6 +188,7 @@ class Reuse:
             self._unwatch(process.control.fileno())
             process.control.close()
             process.control = None
+            self.ending += 1
 
     def end_idle(self, now: float) -> None:
         """Let go of processes that nobody has needed for a while."""
@@ -208,4 +214,5 @@ class Reuse:
         if process is None:
             return False
         self._let_go(process)
+        self.ending -= 1
         return True
