@@ -36,6 +36,8 @@ EVENTS = {
     "connection_closed": "a peer left, or was closed, without a session (debug)",
     "command_received": "one line of dialogue from the peer, passwords hidden (debug)",
     "reply_sent": "one reply to the peer (debug)",
+    "certificate_loaded": "a front has loaded a certificate; how many days it lasts",
+    "tls_failed": "a peer and the front could not agree on TLS, or it was cut off within the handshake",
     "front_started": "a front accepts connections",
     "front_draining": "a front stopped accepting",
     "connections_exhausted": "a front is at server.max_connections and closed a new connection",

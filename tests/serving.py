@@ -161,6 +161,7 @@ class Server:
             started = self.wait_for_event("broker_started")
             self.port = int(started["listen"][0].rpartition(":")[2])
             self.addresses = started["listen"]
+            self.tls_port = int(started.get("listen_tls", [":0"])[0].rpartition(":")[2])
 
     def __enter__(self) -> Server:
         return self

@@ -47,7 +47,7 @@ LEAN_MAY_IMPORT = PURE_MAY_IMPORT | {
 ONLY_IN = {
     "pam": {"accounts.pam"},
     "pysasl": {"front.preparation"},
-    "gevent": {"front.front", "front.connection"},
+    "gevent": {"front.front", "front.connection", "front.relay"},
     "structlog": {"events"},
     "tomllib": {"config.reading", "config.toml_lines"},
 }

@@ -249,16 +249,19 @@ class Auth:
             self._end_front(front)
             return
         try:
-            if frame.kind != messages.LOGIN:
+            if frame.kind not in (messages.LOGIN, messages.RELAYED_LOGIN):
                 raise messages.BadFrame(f"{frame!r} is not for auth")
             channel.check_login_descriptors(*fds)
             fields = frame.fields
-            peer = _peer_of(fds[0], fields["peer"])
-            login = Login(fields, *fds)
+            # With a relay the session gets an end of it; whom it is for the client's own stream says.
+            peer = _peer_of(fds[2 if frame.kind == messages.RELAYED_LOGIN else 0], fields["peer"])
+            login = Login(fields, *fds[:2])
         except messages.BadFrame as error:
             channel.close_all(fds)
             self._end_front(front, str(error))
             return
+        for fd in fds[2:]:
+            channel.close_stream(fd)
         received_s = fields["received_ms"] / 1000
         attempt = Attempt(fields["name"], fields["password"], fields["peer"], received_s, front, login)
         attempt.prepared = fields["prepared_name"], fields["prepared_password"]

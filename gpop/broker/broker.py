@@ -11,7 +11,6 @@ because a fork copies what it has: every module here is paid for in every sessio
 
 from __future__ import annotations
 
-import _socket
 import gc
 import os
 import select
@@ -20,7 +19,7 @@ import time
 
 from gpop import __version__, signals
 from gpop.broker import rehearsal
-from gpop.broker.listening import listening_socket, set_autologout, spelled
+from gpop.broker.listening import Listening, listening_socket, spelled
 from gpop.broker.sessions import Sessions, exit_fields
 from gpop.broker.supervision import DRAINING, SERVING, STARTING, Generation, Process
 from gpop.events import Log, open_log, place
@@ -63,7 +62,7 @@ class Broker:
         self.log = log
         self.poller = select.poll()
         self.handlers: dict[int, Callable[[], None]] = {}
-        self.listening: dict[str, _socket.socket] = {}
+        self.listening: Listening = {}
         self.generations: list[Generation] = []
         self.processes: dict[int, Process] = {}
         self.sessions = Sessions(log, self._watch, self._unwatch)
@@ -88,7 +87,7 @@ class Broker:
         """
         self._adopt(plain)
         _prepare_run_directory(self.settings.run_dir)
-        self.listening = self._listen(self.settings.listen)
+        self.listening = self._listen(plain["broker"])
         self._start_generation(plain, self.listening)
 
     def _adopt(self, plain: dict[str, Any]) -> None:
@@ -99,19 +98,21 @@ class Broker:
         self.log.debug = self.settings.log_level == "debug"
         self.sessions.adopt(of_session, self.settings.max_per_account, self.boot_id)
 
-    def _listen(self, addresses: list[str]) -> dict[str, _socket.socket]:
+    def _listen(self, settings: dict[str, Any]) -> Listening:
         """Return a listening socket for each address, those we have already among them."""
-        sockets = {}
-        for address in addresses:
+        sockets: Listening = {}
+        wanted = [(address, False) for address in settings["listen"]]
+        for address, tls in [*wanted, *((address, True) for address in settings["listen_tls"])]:
             try:
-                sockets[address] = self.listening.get(address) or listening_socket(address)
+                sockets[address, tls] = self.listening.get((address, tls)) or listening_socket(address)
             except OSError as error:
                 for new in sockets.keys() - self.listening.keys():
                     sockets[new].close()
-                raise StartFailed(f"server.listen: {address}: {error.strerror}") from error
+                setting = "server.listen_tls" if tls else "server.listen"
+                raise StartFailed(f"{setting}: {address}: {error.strerror}") from error
         return sockets
 
-    def _start_generation(self, plain: dict[str, Any], listening: dict[str, _socket.socket]) -> None:
+    def _start_generation(self, plain: dict[str, Any], listening: Listening) -> None:
         now = time.monotonic()
         generation = Generation(plain, listening, self.log, now)
         self.generations.append(generation)
@@ -294,24 +295,26 @@ class Broker:
         old = [other for other in self.generations if other.state == SERVING and other is not generation]
         for other in old:
             other.drain(at_once=False)
-        fields: dict[str, Any] = {"listen": self.addresses(), "pid": os.getpid()}
+        fields: dict[str, Any] = {"listen": self.addresses(tls=False), "pid": os.getpid()}
+        if self.settings.listen_tls:
+            fields["listen_tls"] = self.addresses(tls=True)
         fields["fronts"] = self.settings.fronts
         if old:
             self.log.write("reload_finished", **fields)
         else:
             self.log.write("broker_started", version=__version__, root=os.geteuid() == 0, **fields)
 
-    def _listen_only_on(self, listening: dict[str, _socket.socket]) -> None:
+    def _listen_only_on(self, listening: Listening) -> None:
         """Close the other sockets; old fronts have copies of their own until they drain."""
         for address in self.listening.keys() - listening.keys():
             self.listening[address].close()
         self.listening = listening
         for sock in listening.values():
-            set_autologout(sock, self.sessions.settings.autologout_s)
+            channel.set_autologout(sock, self.sessions.settings.autologout_s)
 
-    def addresses(self) -> list[str]:
+    def addresses(self, tls: bool) -> list[str]:
         """The addresses listened on, with the ports that the kernel chose."""
-        return [spelled(sock) for sock in self.listening.values()]
+        return [spelled(sock) for (_, with_tls), sock in self.listening.items() if with_tls == tls]
 
     def _starting_failed(self, generation: Generation, problem: str) -> None:
         """A new generation did not come up: end it, and keep the old one if there is one."""
@@ -370,7 +373,7 @@ class Broker:
     def _apply(self, plain: dict[str, Any]) -> None:
         try:
             _prepare_run_directory(plain["broker"]["run_dir"])
-            listening = self._listen(plain["broker"]["listen"])
+            listening = self._listen(plain["broker"])
         except StartFailed as error:
             self.log.write("config_rejected", "error", config=self.config_path, problems=[str(error)])
             return

@@ -8,7 +8,9 @@ whichever process: nobody sets it again.
 from __future__ import annotations
 
 import _socket
-import struct
+
+# The sockets listened on, by (address, whether TLS begins at once).
+Listening = dict[tuple[str, bool], _socket.socket]
 
 LISTEN_BACKLOG = 1024
 # Peers that vanished without a word are found by the kernel: 2 minutes' silence, then 3 probes.
@@ -36,19 +38,6 @@ def listening_socket(address: str) -> _socket.socket:
         sock.close()
         raise
     return sock
-
-
-def set_autologout(sock: _socket.socket, seconds: float) -> None:
-    """
-    Give the connections that will be accepted from a socket the autologout timer of RFC 1939 §3.
-
-    It is the kernel's time-out of blocking calls, in both directions: the session's. To set it there would
-    cost each session a dozen copied pages, for errors that Python makes and drops on the way.
-    """
-    whole = int(seconds)
-    timeout = struct.pack("@ll", whole, int((seconds - whole) * 1_000_000))
-    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, timeout)
-    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, timeout)
 
 
 def spelled(sock: _socket.socket) -> str:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from gpop.broker.listening import Listening
+
 STARTING, SERVING, DRAINING = range(3)
 
 # A process that ends is started again after this long, doubled each time up to the last.
@@ -58,9 +60,7 @@ class Generation:
 
     __slots__ = ("auth", "back_off", "fronts", "listening", "log", "missing", "settings", "started", "state")
 
-    def __init__(
-        self, settings: dict[str, Any], listening: dict[str, _socket.socket], log: Log, now: float
-    ) -> None:
+    def __init__(self, settings: dict[str, Any], listening: Listening, log: Log, now: float) -> None:
         self.settings = settings
         self.listening = listening
         self.log = log
@@ -107,8 +107,8 @@ class Generation:
         return process
 
     def _start_program(self, name: str, control_fd: int, settings_fd: int) -> int:
-        listening = [str(sock.fileno()) for sock in self.listening.values()] if name == "front" else []
-        keep = [control_fd, settings_fd, self.log.fd, *map(int, listening)]
+        listening = self.listening if name == "front" else {}
+        keep = [control_fd, settings_fd, self.log.fd, *(sock.fileno() for sock in listening.values())]
         arguments = [
             f"{name}-process",
             f"--control-fd={control_fd}",
@@ -117,7 +117,9 @@ class Generation:
             *(["--console"] if self.log.console else []),
             *(["--debug"] if self.settings["broker"]["log_level"] == "debug" else []),
         ]
-        return start_program(arguments + listening, keep)
+        for (_, tls), sock in listening.items():
+            arguments.append(f"{'tls' if tls else 'plain'}:{sock.fileno()}")
+        return start_program(arguments, keep)
 
     def serve(self) -> None:
         """

@@ -24,6 +24,8 @@ class BrokerSettings:
     """
 
     listen: list[str]  # "127.0.0.1:110", "[::1]:110": checked, in normal form
+    listen_tls: list[str]
+    tls_certificates: list[list[str]]  # of each the file of its chain, and of its key: absolute paths
     fronts: int
     user: str
     run_dir: str
@@ -50,6 +52,11 @@ class FrontSettings:
     login_delay_s: int
     expire_retrieved_days: int
     login_timeout_s: float
+    autologout_s: float
+    cleartext: str
+    tls_certificates: list[list[str]]
+    tls_min_version: str
+    tls_ciphers: str
     log_format: str
     log_level: str
     log_dialogue_users: list[str]

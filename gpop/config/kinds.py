@@ -163,6 +163,24 @@ class Network:
 
 
 @dataclass(frozen=True)
+class CertificateFiles:
+    """A certificate with its chain, and its key: two files, or one that holds all of it."""
+
+    words: str = '["/path/of/chain.pem", "/path/of/key.pem"] or one file with both, "/path/of/both.pem"'
+
+    def check(self, value: object) -> list[str]:
+        files = [value, value] if isinstance(value, str) else value
+        if not isinstance(files, list) or len(files) != CHAIN_AND_KEY:
+            raise NotAcceptable
+        if not all(isinstance(file, str) and re.fullmatch(r"/[^\x00-\x1f\x7f]+", file) for file in files):
+            raise NotAcceptable("the paths are absolute")
+        return files
+
+
+CHAIN_AND_KEY = 2
+
+
+@dataclass(frozen=True)
 class ListOf:
     """A list; config.py checks the elements one by one so that each can be complained about."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pwd
 import stat
+import time
 from typing import TYPE_CHECKING
 
 from gpop.accounts.passwdfile import PasswdFile
@@ -29,6 +30,7 @@ def check(reading: Reading) -> None:
             reading.warn(("session", "jail"), text, "none")
     else:
         _check_ports(reading)
+    _check_certificates(reading)
     for where, source in reading.elements["sources"]:
         if source["type"] == "pam":
             _check_pam(reading, (*where, "service"), source["service"])
@@ -71,7 +73,7 @@ def _check_own_file(reading: Reading) -> None:
 
 def _check_ports(reading: Reading) -> None:
     first = _first_unprivileged_port()
-    for where, address in reading.elements["listen"]:
+    for where, address in reading.elements["listen"] + reading.elements["listen_tls"]:
         if 0 < int(address.rpartition(":")[2]) < first:
             text = f"without root a port below {first} can usually not be listened on"
             reading.warn(where, text, address)
@@ -83,6 +85,32 @@ def _first_unprivileged_port() -> int:
             return int(file.read())
     except OSError:
         return 1024
+
+
+def _check_certificates(reading: Reading) -> None:
+    if not reading.values["tls_certificates"]:
+        return
+    # Brings in ssl, which nobody else here needs.
+    from gpop import certificates
+
+    version, ciphers = reading.values["tls_min_version"], reading.values["tls_ciphers"]
+    for where, pair in reading.elements["tls_certificates"]:
+        try:
+            certificate = certificates.load(pair[0], pair[1], version, ciphers)
+        except certificates.Unusable as error:
+            reading.error(where, str(error), pair)
+            continue
+        days = certificate.days_left(time.time())
+        if days < 0:
+            reading.warn(where, f"the certificate has expired on {certificate.not_after}", pair)
+        elif days < certificates.SOON_DAYS:
+            reading.warn(where, f"the certificate expires on {certificate.not_after}", pair)
+        if not certificate.names:
+            text = "the certificate has no host name in it (subjectAltName): clients will not believe it"
+            reading.warn(where, text, pair)
+        if os.stat(pair[1]).st_mode & stat.S_IROTH:
+            text = f"everybody can read the key and pretend to be this server; chmod o-r {pair[1]}"
+            reading.warn(where, text, pair)
 
 
 def _check_pam(reading: Reading, where: tuple[str | int, ...], service: str) -> None:

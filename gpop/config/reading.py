@@ -232,15 +232,19 @@ def _check_combinations(reading: Reading) -> None:
     """What is acceptable value by value and still worth an error or a warning."""
     values = reading.values
     seen: set[str] = set()
-    addresses = {address for _, address in reading.elements["listen"]}
-    for where, address in reading.elements["listen"]:
+    listed = reading.elements["listen"] + reading.elements["listen_tls"]
+    addresses = {address for _, address in listed}
+    for where, address in listed:
         host, _, port = address.rpartition(":")
         including = f"[::]:{port}" if host.startswith("[") else f"0.0.0.0:{port}"
         if port != "0" and address in seen:
-            reading.error(where, "this address stands in the list twice", address)
+            reading.error(where, "this address is listened on twice", address)
         elif port != "0" and including in addresses - {address}:
             reading.error(where, f'"{including}" already includes this address', address)
         seen.add(address)
+    if values["listen_tls"] and not values["tls_certificates"]:
+        text = "without a certificate there is no TLS: set tls.certificates"
+        reading.error(("server", "listen_tls"), text, values["listen_tls"])
     if values["autologout_s"] < RFC_AUTOLOGOUT_S:
         text = f"below the {RFC_AUTOLOGOUT_S} seconds that RFC 1939 section 3 demands at least"
         reading.warn(("session", "autologout_s"), text, values["autologout_s"])

@@ -15,6 +15,7 @@ from typing import Any
 
 from gpop import languages
 from gpop.config.kinds import (
+    CertificateFiles,
     Choice,
     Flag,
     Kind,
@@ -53,7 +54,7 @@ class Setting:
         return FIELD_PREFIX.get(self.section, "") + self.name
 
 
-FIELD_PREFIX = {"log": "log_", "accounts.cache": "cache_"}
+FIELD_PREFIX = {"log": "log_", "tls": "tls_", "accounts.cache": "cache_"}
 
 # The largest uid_t is reserved: it is the (uid_t) -1 that means "leave unchanged" to setresuid.
 MAX_ID = 2**32 - 2
@@ -72,10 +73,13 @@ PAM_SERVICE = Text(
     r"(?!(?i:other)$)[A-Za-z0-9_][A-Za-z0-9_.-]*",
 )
 # Relative ones are taken from the folder of the config file.
+CIPHERS = Text('names of OpenSSL with colons between them, or ""', r"[\x21-\x7e]*")
 FILE_PATH = Text("the path of a file", r"[^\x00-\x1f\x7f]+")
 
 SECTIONS = {
     "server": "Listening, and the processes that talk to clients nobody has authenticated yet.",
+    "tls": "Certificates, for server.listen_tls and for STLS on the other addresses. Files that change are "
+    "loaded within seconds, without a restart; a pair that does not load leaves the old one in force.",
     "session": "What happens after a login: one process per session, as the mail user, jailed.",
     "accounts": "Who may log in, and as which account.",
     "accounts.cache": "Remembering accepted passwords for a short while (in memory, keyed hash only).",
@@ -88,9 +92,18 @@ SETTINGS: tuple[Setting, ...] = (
         ["127.0.0.1:110", "[::1]:110"],
         ListOf(ListenAddress(), may_be_empty=False),
         "Addresses and ports to listen on; IPv6 in square brackets. The default can be reached from this "
-        "machine only, because passwords cross the network readable.",
+        "machine only, because without TLS passwords cross the network readable.",
         "With an address this machine does not have, or one that is taken, gpop does not start. With "
-        '"0.0.0.0:110" everybody on the way can read passwords and mail: only for a network you trust.',
+        '"0.0.0.0:110" everybody on the way can read the mail of clients that do not begin TLS.',
+    ),
+    Setting(
+        "server.listen_tls",
+        [],
+        ListOf(ListenAddress(), may_be_empty=True),
+        "Addresses and ports on which TLS begins at once (RFC 8314); the usual port is 995. Needs "
+        "tls.certificates.",
+        "A client that is set to STARTTLS, or to no encryption, waits here in vain: it belongs to "
+        "server.listen.",
     ),
     Setting(
         "server.fronts",
@@ -169,6 +182,31 @@ SETTINGS: tuple[Setting, ...] = (
         "Made at start if missing. Holds the empty directory in which the fronts are jailed. Not used "
         "without root.",
         "If somebody else can write there, the jail is not empty; gpop refuses such a directory.",
+    ),
+    Setting(
+        "tls.certificates",
+        [],
+        ListOf(CertificateFiles(), may_be_empty=True),
+        "What gpop shows to clients: for each certificate the file with its chain (its own first) and the "
+        "file with its key, or one file with both, by absolute path. A client that names a host gets the "
+        "first certificate with that name, any other client the first of all. Empty: no TLS.",
+        "The name that users have in their clients must be in the certificate, or they are warned, and learn "
+        "to click warnings away.",
+    ),
+    Setting(
+        "tls.min_version",
+        "1.2",
+        Choice(("1.2", "1.3")),
+        "The oldest version of TLS that is spoken. Older ones than these are broken (RFC 8996, RFC 8997).",
+        '"1.3" keeps out clients from before 2018 or so.',
+    ),
+    Setting(
+        "tls.ciphers",
+        "",
+        CIPHERS,
+        "The ciphers for TLS 1.2, in the words of OpenSSL. Empty: forward secrecy only, authenticated "
+        "ciphers first, no SHA-1. Those of TLS 1.3 are all good.",
+        "With a list that does not fit the kind of key a certificate has, gpop does not start.",
     ),
     Setting(
         "session.autologout_s",
@@ -368,11 +406,22 @@ SETTINGS: tuple[Setting, ...] = (
         unit="seconds",
     ),
     Setting(
+        "accounts.cleartext",
+        "trusted",
+        Choice(("never", "trusted", "always")),
+        "From where passwords are taken without TLS: from nowhere, from this machine and "
+        "accounts.trusted_networks, or from everywhere. Others are refused at USER already, and offered STLS "
+        "if there is a certificate.",
+        '"always": everybody on the way can read passwords. "never": a webmail on this machine has to speak '
+        "TLS.",
+    ),
+    Setting(
         "accounts.trusted_networks",
         ["127.0.0.0/8", "::1/128"],
         ListOf(Network(), may_be_empty=True),
-        "Clients that are not delayed after wrong passwords, and of which as many as want may connect and "
-        "log in at once, such as a webmail host through which everybody comes.",
+        "Clients that are not delayed after wrong passwords, of which as many as want may connect and log in "
+        "at once, such as a webmail host through which everybody comes, and that may send passwords without "
+        'TLS (accounts.cleartext = "trusted").',
         "Too wide: passwords can be guessed from there at full speed. If the webmail host is missing, one "
         "forgetful user delays all of them.",
     ),

@@ -9,7 +9,7 @@ is the log's (`session_closed`). It holds a password only from PASS to the hand-
 from __future__ import annotations
 
 import _socket
-import contextlib
+import ssl
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,11 @@ import gevent
 from gpop import events
 from gpop.front.limits import UNCOUNTED
 from gpop.front.preparation import prepare
+from gpop.front.relay import Relay
+from gpop.front.transport import READABLE, TlsTransport, Transport
 from gpop.pop3 import decisions, wire
 from gpop.pop3.authorization import LOGIN_REFUSED, Authorization
-from gpop.pop3.commands import MECHANISMS, without_secret
+from gpop.pop3.commands import Offer, without_secret
 from gpop.pop3.languages import Speech
 from gpop.privsep import channel, messages
 from gpop.privsep.messages import Frame
@@ -28,13 +30,8 @@ from gpop.privsep.messages import Frame
 if TYPE_CHECKING:
     from gpop.front.front import Front
 
-# Commands before login are short. What is read beyond a login must fit a PIPELINED frame.
-RECEIVE_OCTETS = 4096
 # A frame from auth or a session; only PIPELINED is larger, and a front never receives that.
 MAX_ANSWER_OCTETS = 8192
-READABLE, WRITABLE = 1, 2  # what libev calls EV_READ and EV_WRITE
-# Asked for in each call: O_NONBLOCK belongs to the open file, which other processes will hold too.
-SEND_FLAGS = _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL
 # A peer that is refused this often, or sends so much nonsense, has to connect again.
 MAX_REFUSALS = 5
 MAX_BAD_COMMANDS = 25
@@ -48,8 +45,6 @@ MAX_LINES = 100
 LINES_IN_A_ROW = 8
 # A session notes each kind of thing once or twice; its dialogue, if it was asked for, is as long as it is.
 MAX_NOTES = 100
-# What is read of a peer that is left, at most.
-MAX_GOODBYE_READS = 16
 
 REFUSALS = {
     "AUTH": LOGIN_REFUSED,
@@ -61,7 +56,7 @@ REFUSALS = {
 TOO_MANY_CONNECTIONS = wire.err("Too many connections from your address, please try again later", "SYS/TEMP")
 TOO_MANY_LINES = wire.err("Too many commands without a login, please connect again", "SYS/TEMP")
 # A login that no account can be meant by (an empty password, say) is refused without asking auth.
-REFUSED_HERE = {"code": "AUTH", "user": "", "source": "front"}
+REFUSED_HERE = {"user": "", "source": "front"}
 NO_COUNTS = [0] * len(messages.COUNTS)
 
 
@@ -91,12 +86,7 @@ class Outcome:
 
 
 class Connection:
-    """
-    One peer, from its greeting until it leaves or its session ends.
-
-    The client's socket is a plain one, and there is one watcher for all that is read from it, and one
-    timer for the time-out: a cooperative socket of gevent's has two watchers, and a timer for each wait.
-    """
+    """One peer, from its greeting until it leaves or its session ends. It has one timer, for the time-out."""
 
     __slots__ = (
         "authorization",
@@ -105,11 +95,13 @@ class Connection:
         "greenlet",
         "local",
         "peer",
-        "readable",
         "reader",
         "refusals",
+        "relay",
+        "session_stream",
         "source",
         "timer",
+        "transport",
     )
 
     def __init__(self, front: Front, client: _socket.socket, address: tuple[Any, ...]) -> None:
@@ -118,17 +110,22 @@ class Connection:
         self.peer = address[:2]
         self.local = client.getsockname()[:2]
         self.reader = wire.LineReader()
-        self.authorization = Authorization(MECHANISMS, Speech(front.languages), prepare, front.policies)
+        self.authorization = self._authorization(front.offers.in_cleartext(self.peer[0]))
         self.refusals = 0
         self.source = UNCOUNTED  # whose connections this one is counted among
         self.greenlet = gevent.getcurrent()
-        self.readable = front.hub.loop.io(client.fileno(), READABLE)
+        self.transport = Transport(front.hub, client)
+        # Of a peer inside TLS: our end of its session's stream, and what moves octets between the two.
+        self.session_stream: _socket.socket | None = None
+        self.relay: Relay | None = None
         self.timer = front.hub.loop.timer(front.settings.login_timeout_s)
 
     def close(self) -> None:
         """Close the client's stream, and wait for nothing any more."""
-        self.readable.close()
+        self.transport.forget()
         self.timer.close()
+        if self.session_stream:
+            self.session_stream.close()
         self.client.close()
 
     def admit(self) -> bool:
@@ -148,11 +145,14 @@ class Connection:
         times = self.front.limit_times(reason, self.peer[0])
         if times:
             self.log("limit_reached", "warning", reason=reason, limit=limit, times=times)
-        self._leave(answer)
+        self.transport.leave(self.authorization.speech.said(answer))
+        channel.close_socket(self.client)
 
-    def speak(self) -> str:
+    def speak(self, tls: bool) -> str:
         """
         Greet and answer commands until a session has ended or the peer is gone; returns why.
+
+        `tls`: TLS comes before the greeting (RFC 8314).
 
         Raises:
             TimeoutError: the peer has not said a whole line, or not taken an answer, for the time-out.
@@ -161,7 +161,9 @@ class Connection:
         if not self.admit():
             return "too_many_connections"
         self._expect_line()
-        self._send(self.front.greeting)
+        if tls and not self._begin_tls():
+            return "no_tls"
+        self.transport.send(self.front.greeting)
         bad_commands = lines = turns = 0
         while True:
             turns += 1
@@ -171,7 +173,7 @@ class Connection:
                 gevent.sleep(0)
             line = self.reader.next_line()
             if line is None:
-                octets = self._receive()
+                octets = self.transport.receive()
                 if not octets:
                     return "disconnect"
                 self.reader.feed(octets)
@@ -195,7 +197,11 @@ class Connection:
                 self._reply(decision.octets)
                 bad_commands += decision.octets.startswith(b"-ERR")
                 if isinstance(decision, decisions.RefusedLogin):
-                    self._log_refusal(decision, REFUSED_HERE | {"reason": decision.reason})
+                    refused = REFUSED_HERE | {"reason": decision.reason, "code": decision.code}
+                    self._log_refusal(decision, refused)
+                elif isinstance(decision, decisions.StartTls):
+                    if not self._begin_tls():
+                        return "no_tls"
                 elif isinstance(decision, decisions.Close):
                     return "quit"
             if self.refusals >= MAX_REFUSALS:
@@ -208,33 +214,49 @@ class Connection:
         self.timer.stop()
         self.timer.start(self.greenlet.throw, TimeoutError)
 
-    def _receive(self) -> bytes:
-        """Return the next octets from the peer, b"" at their end."""
-        while True:
-            self.front.hub.wait(self.readable)
-            try:
-                return self.client.recv(RECEIVE_OCTETS, _socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                continue
+    def _begin_tls(self) -> bool:
+        """
+        Begin TLS, and the conversation anew; returns False if that can't be.
 
-    def _send(self, octets: bytes) -> None:
-        """Send all of `octets`, waiting for a peer that does not take them at once."""
-        while True:
-            with contextlib.suppress(BlockingIOError):
-                octets = octets[self.client.send(octets, SEND_FLAGS) :]
-                if not octets:
-                    return
-            writable = self.front.hub.loop.io(self.client.fileno(), WRITABLE)
-            try:
-                self.front.hub.wait(writable)
-            finally:
-                writable.close()
+        What was said in cleartext, or has been read already, may be somebody's on the way: it is
+        forgotten (RFC 2595 §4, CVE-2011-0411). The time-out goes on counting: no handshake lasts for ever.
+        """
+        assert self.front.certificates
+        self.transport.forget()
+        self.transport = transport = TlsTransport(
+            self.front.hub, self.client, self.front.certificates.context
+        )
+        try:
+            if not transport.handshake():
+                return False
+        except ssl.SSLError as error:
+            self.log("tls_failed", reason=_reason(error))
+            return False
+        except ConnectionError:
+            self.log("tls_failed", reason="disconnect")
+            return False
+        except TimeoutError:
+            self.log("tls_failed", reason="timeout")
+            return False
+        self.reader = wire.LineReader()
+        self.authorization = self._authorization(self.front.offers.over_tls)
+        self._expect_line()
+        return True
+
+    def _authorization(self, offer: Offer) -> Authorization:
+        """Return the conversation from its beginning, for a peer with this offer."""
+        return Authorization(offer, Speech(self.front.languages), prepare)
+
+    def _tls_facts(self) -> dict[str, str | None]:
+        """What the log says of TLS."""
+        version, cipher = self.transport.facts() if isinstance(self.transport, TlsTransport) else (None, None)
+        return {"tls": version, "cipher": cipher}
 
     def _reply(self, octets: bytes) -> None:
         octets = self.authorization.speech.said(octets)
         if self.front.events.debug:
             self.log("reply_sent", "debug", detail=events.printable(octets.partition(b"\r\n")[0]))
-        self._send(octets)
+        self.transport.send(octets)
 
     def log(self, event: str, level: str = "info", **fields: Any) -> None:
         """Write an event of this connection."""
@@ -251,7 +273,7 @@ class Connection:
         self.front.before_login.discard(self.greenlet)
         self.timer.stop()
         # Others will hold the stream: what the peer says from now on must not wake this process.
-        self.readable.close()
+        self.transport.forget()
         self.front.forget(self.client.fileno())
         started = time.monotonic()
         login_id = self.front.new_login_id()
@@ -267,38 +289,25 @@ class Connection:
             pass  # auth is gone, or the process that held the channel: the outcome is what it is
         if outcome.served:
             self._log_session(login_id, login, started, outcome)
+            if self.relay:
+                self.relay.wait()
             return "session"
         refused = self._log_unserved(login_id, login, started, outcome)
         answer = REFUSALS.get(refused["code"], REFUSALS["SYS/TEMP"])
         if outcome.accepted:
-            self._leave(answer)
+            # RFC 1939 §4 lets a server close here.
+            self.transport.leave(self.authorization.speech.said(answer))
+            channel.close_socket(self.client)
             return "unserved"
         self._expect_line()
         self._reply(answer)
         if self.front.closing:
             return "shutdown"
         self.front.before_login.add(self.greenlet)
-        self.readable = self.front.hub.loop.io(self.client.fileno(), READABLE)
+        self.transport.watch()
         self.authorization.login_refused()
         self.reader.feed(unread)
         return ""
-
-    def _leave(self, answer: bytes) -> None:
-        """
-        Send a last answer and close, without waiting for anybody.
-
-        A session may still hold the client's stream, or have held it, and O_NONBLOCK and
-        SO_LINGER belong to the stream: after a session that was taken over any other call
-        could stop this whole process. RFC 1939 §4 lets a server close here.
-        """
-        with contextlib.suppress(OSError):
-            self.client.send(self.authorization.speech.said(answer), SEND_FLAGS)
-            # Octets that were never read would make a reset of the close, which may destroy the answer.
-            self.client.shutdown(_socket.SHUT_WR)
-            for _ in range(MAX_GOODBYE_READS):
-                if not self.client.recv(RECEIVE_OCTETS, _socket.MSG_DONTWAIT):
-                    break
-        channel.close_socket(self.client)
 
     def _hand_over(
         self, login_id: int, login: decisions.Login, started: float, unread: bytes, dialogue: bool
@@ -311,8 +320,11 @@ class Connection:
         session_channel, theirs = channel.pair()
         session_channel.setblocking(False)
         channel.send(session_channel, messages.encode(messages.PIPELINED, octets=unread))
+        # A session knows nothing of TLS: it gets an end of a stream, and auth the peer's own for its address.
+        relayed = isinstance(self.transport, TlsTransport)
+        streams = self._session_stream() if relayed else []
         frame = messages.encode(
-            messages.LOGIN,
+            messages.RELAYED_LOGIN if relayed else messages.LOGIN,
             login_id=login_id,
             name=login.name,
             password=login.password,
@@ -330,13 +342,24 @@ class Connection:
         )
         login.password = login.prepared_password = b""
         try:
-            channel.send(self.front.login_socket(), frame, [self.client.fileno(), theirs.fileno()])
+            fds = [stream.fileno() for stream in (*streams, self.client)]
+            channel.send(self.front.login_socket(), frame, [fds[0], theirs.fileno(), *fds[1:]])
         except BaseException:
             session_channel.close()
             raise
         finally:
             theirs.close()
+            for stream in streams:
+                stream.close()
         return session_channel
+
+    def _session_stream(self) -> list[_socket.socket]:
+        """Make the stream of a session to come, with its autologout timer; returns the session's end."""
+        if self.session_stream:
+            self.session_stream.close()  # that of a login that was refused
+        self.session_stream, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        channel.set_autologout(theirs, self.front.settings.autologout_s)
+        return [theirs]
 
     def _follow(self, login_id: int, session_channel: _socket.socket, outcome: Outcome) -> None:
         """Take what comes on the session channel until nothing more may come, or it closes."""
@@ -369,8 +392,7 @@ class Connection:
             outcome.refused = fields
         elif kind == messages.SERVING and outcome.accepted and not outcome.served:
             outcome.served = True
-            # The stream is the session's alone now: O_NONBLOCK and all belong to the open file.
-            channel.close_socket(self.client)
+            self._give_up_stream()
         elif kind == messages.NOTED and outcome.may_note(fields["event"]):
             detail = events.printable(fields["detail"].encode())
             self.log(fields["event"], events.SESSION_NOTES[fields["event"]], login_id=login_id, detail=detail)
@@ -383,6 +405,17 @@ class Connection:
         else:
             return False
         return True
+
+    def _give_up_stream(self) -> None:
+        """A session serves: the stream is its alone, or what is inside TLS is."""
+        if isinstance(self.transport, TlsTransport) and self.session_stream:
+            # A session looks twice before it gives up (`stream`): it is to be first, and to say why.
+            stall_s = 3 * self.front.settings.autologout_s
+            self.relay = Relay(self.transport, self.session_stream, stall_s, self.front.log_fault)
+            self.relay.start()
+        else:
+            # O_NONBLOCK and all belong to the open file.
+            channel.close_socket(self.client)
 
     def _log_unserved(
         self, login_id: int, login: decisions.Login, started: float, outcome: Outcome
@@ -425,6 +458,7 @@ class Connection:
             code=refused["code"],
             reason=refused["reason"],
             source=refused["source"] or None,
+            **self._tls_facts(),
             **fields,
         )
 
@@ -439,7 +473,7 @@ class Connection:
             login_id=login_id,
             user=accepted.get("user"),
             account=accepted.get("account"),
-            tls=None,
+            **self._tls_facts(),
             mechanism=login.mechanism,
             auth_source=accepted.get("source"),
             auth_ms=_milliseconds(accepted.get("auth_us", 0)),
@@ -451,6 +485,11 @@ class Connection:
             close_reason=totals["close_reason"],
             **({"fault": fault} if fault else {}),
         )
+
+
+def _reason(error: ssl.SSLError) -> str:
+    """What went wrong in a handshake, in OpenSSL's words: an alert of the peer's, or what does not fit."""
+    return (error.reason or "unknown").lower()
 
 
 def _milliseconds(microseconds: float) -> float:

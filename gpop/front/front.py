@@ -4,7 +4,7 @@ PROCESS: a front. The service user, jailed in an empty directory; gevent; many p
 Accepts connections and gives each a greenlet (`connection`), obeys the broker, and ends when
 it was told to drain and the last connection has. No mail ever passes through here.
 
-Only this module and `connection` import gevent, and only they use structlog.
+Only this folder imports gevent, and only `connection` and this module use structlog.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ import gevent.socket
 
 from gpop import events, languages
 from gpop.accounts.addresses import source_of
+from gpop.certificates import SOON_DAYS, Certificates, Unusable, load
 from gpop.config import FrontSettings
-from gpop.front.connection import MAX_ANSWER_OCTETS, SEND_FLAGS, Connection
+from gpop.front.connection import MAX_ANSWER_OCTETS, Connection
 from gpop.front.limits import Addresses, LogGate
+from gpop.front.offers import Offers
+from gpop.front.transport import SEND_FLAGS
 from gpop.pop3 import wire
 from gpop.pop3.authorization import greeting
 from gpop.pop3.commands import policies
@@ -62,10 +65,11 @@ class Front:
     """The process: its listening sockets, its connections, its ways to the broker and to auth."""
 
     def __init__(
-        self, settings: FrontSettings, control_fd: int, listening: list[int], log: events.Log
+        self, settings: FrontSettings, control_fd: int, listening: list[tuple[int, bool]], log: events.Log
     ) -> None:
         self.settings = settings
-        self.listening = listening  # inherited sockets, until they are used
+        # Inherited sockets, and whether TLS begins at once, until they are used.
+        self.listening = listening
         self.events = log
         self.logger = events.structured(log)
         self.hub = gevent.get_hub()
@@ -78,13 +82,16 @@ class Front:
         self.before_login: set[gevent.Greenlet] = set()
         self.idle: list[gevent.Greenlet] = []
         self.connections = 0
-        self.policies = policies(settings.login_delay_s, settings.expire_retrieved_days)
         self.addresses = Addresses(settings.max_connections_per_address, settings.trusted_networks)
         self.gate = LogGate()
         self.draining = False
         self.closing = False  # peers before login are closed
         self.ended = gevent.event.Event()
         self.dialogue_users = {os.fsencode(name) for name in settings.log_dialogue_users}
+        self.certificates = self._load_certificates()
+        announced = policies(settings.login_delay_s, settings.expire_retrieved_days)
+        with_tls = self.certificates is not None
+        self.offers = Offers(settings.cleartext, settings.trusted_networks, with_tls, announced)
         self.greeting = greeting(f"{settings.hostname or socket.gethostname()} POP3 server ready")
         self.languages = Languages(languages.FILES, settings.language)
         # Unique among all fronts and restarts, and below 2**53: a number to every reader of JSON.
@@ -106,13 +113,34 @@ class Front:
             raise ConnectionError("auth is being started again")
         return self.auth
 
+    def _load_certificates(self) -> Certificates | None:
+        """
+        Load the certificates, while this is root still, and say in the log how long they last.
+
+        Raises:
+            Unusable: one can't be used.
+        """
+        settings, now, found = self.settings, time.time(), []
+        for chain_file, key_file in settings.tls_certificates:
+            certificate = load(chain_file, key_file, settings.tls_min_version, settings.tls_ciphers)
+            days = certificate.days_left(now)
+            write = self.logger.warning if days < SOON_DAYS else self.logger.info
+            fields = {"names": certificate.names, "not_after": certificate.not_after, "days": days}
+            write("certificate_loaded", path=chain_file, **fields)
+            found.append(certificate)
+        return Certificates(found) if found else None
+
+    def log_fault(self, error: Exception) -> None:
+        """Log an error of our own, which ended one connection."""
+        self.logger.error("process_fault", problem=events.place(error))
+
     def listen(self) -> None:
         """Accept on the inherited listening sockets."""
-        fds, self.listening = self.listening, []
-        for fd in fds:
+        inherited, self.listening = self.listening, []
+        for fd, tls in inherited:
             plain = socket.socket(fileno=fd)
             listener = gevent.socket.socket(plain.family, plain.type, plain.proto, plain.detach())
-            server = Listener(listener, self._accepted, spawn=self._spawn)
+            server = Listener(listener, self._accepted_for_tls if tls else self._accepted, spawn=self._spawn)
             server.start()
             self.servers.append(server)
         self.logger.info("front_started", pid=os.getpid())
@@ -152,7 +180,10 @@ class Front:
         except OSError:
             return  # it was not in it
 
-    def _accepted(self, client: _socket.socket, address: tuple[Any, ...]) -> None:
+    def _accepted_for_tls(self, client: _socket.socket, address: tuple[Any, ...]) -> None:
+        self._accepted(client, address, tls=True)
+
+    def _accepted(self, client: _socket.socket, address: tuple[Any, ...], tls: bool = False) -> None:
         """Serve one connection, in a greenlet of its own: the one outermost handler for it."""
         if self.connections >= self.settings.max_connections:
             self._turn_away(client)
@@ -164,14 +195,14 @@ class Front:
         reason = "disconnect"
         try:
             connection = Connection(self, client, address)
-            reason = connection.speak()
+            reason = connection.speak(tls)
         except TimeoutError:
             reason = "timeout"
         except OSError:
             pass  # the peer is gone
         except Exception as error:
             reason = "fault"
-            self.logger.error("process_fault", problem=events.place(error))
+            self.log_fault(error)
         finally:
             if connection:
                 connection.close()
@@ -248,10 +279,11 @@ def _json_text(value: Any) -> str:
     return json.dumps(value).replace("\x7f", "\\u007f")
 
 
-def _options(arguments: list[str]) -> tuple[dict[str, str], list[int]]:
-    """Split `--name=value` from the descriptors of the listening sockets."""
+def _options(arguments: list[str]) -> tuple[dict[str, str], list[tuple[int, bool]]]:
+    """Split `--name=value` from the listening sockets: their descriptors, and whether TLS begins at once."""
     named = dict(argument[2:].partition("=")[::2] for argument in arguments if argument.startswith("--"))
-    return named, [int(argument) for argument in arguments if not argument.startswith("--")]
+    sockets = [argument.partition(":") for argument in arguments if not argument.startswith("--")]
+    return named, [(int(fd), kind == "tls") for kind, _, fd in sockets]
 
 
 def main(arguments: list[str]) -> int:
@@ -261,13 +293,15 @@ def main(arguments: list[str]) -> int:
     log = events.Log(int(options["log-fd"]), "front", "console" in options, "debug" in options, _json_text)
     try:
         _run(settings, int(options["control-fd"]), listening, log)
-    except (credentials.CredentialsRefused, KeyError, OSError) as error:
+    except (credentials.CredentialsRefused, Unusable, KeyError, OSError) as error:
         log.write("process_fault", "error", problem=f"the front can't start: {error}")
         return 1
     return 0
 
 
-def _run(settings: FrontSettings, control_fd: int, listening: list[int], log: events.Log) -> None:
+def _run(
+    settings: FrontSettings, control_fd: int, listening: list[tuple[int, bool]], log: events.Log
+) -> None:
     """Become the service user, and be a front until the broker wants no more of it."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,7 +1,9 @@
 """
 The AUTHORIZATION state: from the greeting to a login that somebody else decides.
 
-Pure: knows the words a client may log in with (RFC 1939 §7, RFC 5034), not who may log in.
+Pure: knows the words a client may log in with (RFC 1939 §7, RFC 5034), not who may log in. What it offers
+on this connection it is told (`Offer`). TLS begins with a new `Authorization` (RFC 2595 §4: what was said
+before is forgotten), and the greeting is not repeated.
 Executed by the front, as the service user, for peers nobody has identified.
 
 APOP, CRAM-MD5 and SCRAM are left out on purpose: they need passwords, or what is as good as a password,
@@ -13,8 +15,8 @@ from __future__ import annotations
 import binascii
 from enum import Enum
 
-from gpop.pop3.commands import AUTHORIZATION, LINE_REFUSALS, MECHANISMS, NO_POLICIES, capability_list, parse
-from gpop.pop3.decisions import Close, Login, RefusedLogin, Reply
+from gpop.pop3.commands import AUTHORIZATION, EVERY_LOGIN, LINE_REFUSALS, Offer, capability_list, parse
+from gpop.pop3.decisions import Close, Login, RefusedLogin, Reply, StartTls
 from gpop.pop3.languages import Languages, Speech
 from gpop.pop3.wire import LineError, err, multiline, ok
 
@@ -22,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    AuthorizationDecision = Reply | Login | Close
+    AuthorizationDecision = Reply | Login | StartTls | Close
     # Returns the prepared form of a name or password, b"" if it has none; None if it is to be refused.
     Prepare = Callable[[bytes], bytes | None]
 
@@ -34,6 +36,9 @@ MAX_PASSWORD_OCTETS = 1024
 # The words for every refused login, whatever the reason: none may tell whether the name exists.
 LOGIN_REFUSED = err("Authentication failed", "AUTH")
 
+# Not "AUTH": a client that reads that asks its user for another password, and this one was never looked at.
+CLEARTEXT_REFUSED = err("Not without TLS: passwords are not taken on this connection", "SYS/PERM")
+
 _CONTROLS = bytes((*range(0x20), 0x7F))
 
 _GOODBYE = Close(ok("goodbye"))
@@ -41,6 +46,8 @@ _NAME_TAKEN = Reply(ok("now the password, with PASS"))
 _UTF8_MODE = Reply(ok("UTF-8 mode"))
 _NAME_MISSING = Reply(err("USER needs a name"))
 _NAME_FIRST = Reply(err("First the name, with USER"))
+_TLS_NOW = StartTls(ok("begin TLS now"))
+_NO_TLS = Reply(err("TLS can't begin here"))
 _UNKNOWN_MECHANISM = Reply(err("Unknown mechanism"))
 _CANCELLED = Reply(err("Authentication cancelled"))
 _BAD_BASE64 = Reply(err("That is not base64"))
@@ -84,21 +91,16 @@ class Authorization:
     line is due until it is decided; if it is not accepted, `login_refused` is to be called.
     """
 
-    __slots__ = ("_mechanisms", "_name", "_policies", "_prepare", "_step", "speech")
+    __slots__ = ("_name", "_offer", "_prepare", "_step", "speech")
 
     def __init__(
         self,
-        mechanisms: tuple[str, ...] = MECHANISMS,
+        offer: Offer = EVERY_LOGIN,
         speech: Speech | None = None,
         prepare: Prepare | None = None,
-        policies: tuple[str, ...] = NO_POLICIES,
     ) -> None:
-        """
-        `prepare` is SASLprep (RFC 6856 §2.2), asked about what is not ASCII; `policies` are what the
-        settings add to CAPA (`commands.policies`).
-        """
-        self._mechanisms = mechanisms
-        self._policies = policies
+        """`prepare` is SASLprep (RFC 6856 §2.2), asked about what is not ASCII."""
+        self._offer = offer
         self._prepare = prepare
         self.speech = speech or Speech(Languages({}))
         self._step = Step.NO_NAME
@@ -129,7 +131,7 @@ class Authorization:
         return _HANDLERS[keyword](self, *arguments)
 
     def _capa(self) -> Reply:
-        return capability_list(self._mechanisms, self._policies)
+        return capability_list(self._offer)
 
     def _quit(self) -> Close:
         return _GOODBYE
@@ -141,14 +143,26 @@ class Authorization:
     def _lang(self, wanted: bytes) -> Reply:
         return self.speech.lang(wanted)
 
+    def _stls(self) -> Reply | StartTls:
+        """Not a second time, and not without a certificate: then it is not in the offer."""
+        return _TLS_NOW if self._offer.stls else _NO_TLS
+
     def _user(self, name: bytes) -> Reply:
-        """Any name is fine here, so that nobody can ask which ones exist."""
+        """
+        Any name is fine here, so that nobody can ask which ones exist.
+
+        Where no password may come it is refused already, so that a client that listens sends none.
+        """
+        if not self._offer.user:
+            return self._refuse_cleartext(name, "USER")
         if not name:
             return _NAME_MISSING
         self._step, self._name = Step.NAME_GIVEN, name
         return _NAME_TAKEN
 
     def _pass(self, password: bytes) -> AuthorizationDecision:
+        if not self._offer.user:
+            return Reply(CLEARTEXT_REFUSED)  # logged with its USER
         if self._step is not Step.NAME_GIVEN:
             return _NAME_FIRST
         return self._login(self._name, password, "USER")
@@ -156,10 +170,12 @@ class Authorization:
     def _auth(self, mechanism: bytes, initial_response: bytes | None) -> AuthorizationDecision:
         """Bare AUTH is in no RFC, but Outlook and others ask with it which mechanisms there are."""
         if not mechanism and initial_response is None:
-            names = [name.encode("ascii") for name in self._mechanisms]
+            names = [name.encode("ascii") for name in self._offer.mechanisms]
             return Reply(multiline(ok("mechanisms follow"), names))
         name = mechanism.upper().decode("latin-1")
-        if name not in self._mechanisms:
+        if name not in self._offer.mechanisms:
+            if name in EVERY_LOGIN.mechanisms and not self._offer.user:
+                return self._refuse_cleartext(b"", name)
             return _UNKNOWN_MECHANISM
         self._step, challenge = _FIRST_STEPS[name]
         if initial_response is None:
@@ -218,6 +234,9 @@ class Authorization:
                 login.prepared_name, login.prepared_password = name, password
         return ""
 
+    def _refuse_cleartext(self, name: bytes, mechanism: str) -> RefusedLogin:
+        return RefusedLogin(CLEARTEXT_REFUSED, name[:MAX_NAME_OCTETS], mechanism, "cleartext", "SYS/PERM")
+
     def _refuse(self, name: bytes, mechanism: str, reason: str) -> RefusedLogin:
         self.login_refused()
         return RefusedLogin(LOGIN_REFUSED, name[:MAX_NAME_OCTETS], mechanism, reason)
@@ -236,6 +255,7 @@ _HANDLERS: dict[bytes, Callable[..., AuthorizationDecision]] = {
     b"USER": Authorization._user,
     b"PASS": Authorization._pass,
     b"AUTH": Authorization._auth,
+    b"STLS": Authorization._stls,
     b"CAPA": Authorization._capa,
     b"UTF8": Authorization._utf8,
     b"LANG": Authorization._lang,

@@ -12,7 +12,7 @@ from gpop.pop3.wire import HAS_NUL, TOO_LONG, LineError, err, multiline, ok
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     Arguments = tuple[bytes | int | None, ...]
     Shape = Callable[[bytes], Arguments | Reply]
@@ -99,6 +99,7 @@ COMMANDS = {
         Command(b"USER", rest_of_line, (AUTHORIZATION,), "RFC 1939 §7", capability="USER"),
         Command(b"PASS", rest_of_line, (AUTHORIZATION,), "RFC 1939 §7"),
         Command(b"AUTH", mechanism_and_initial_response, (AUTHORIZATION,), "RFC 5034 §4", capability="SASL"),
+        Command(b"STLS", no_argument, (AUTHORIZATION,), "RFC 2595 §4", capability="STLS"),
         Command(b"CAPA", no_argument, STATES, "RFC 2449 §5"),
         # After the login as well, because Outlook says it there: see `Transaction`.
         Command(b"UTF8", no_argument, STATES, "RFC 6856 §2.1", capability="UTF8 USER"),
@@ -183,15 +184,45 @@ def policies(login_delay_s: int, expire_days: int) -> tuple[str, ...]:
 NO_POLICIES = policies(0, -1)
 
 
-def capability_list(mechanisms: Iterable[str], policies: Iterable[str] = NO_POLICIES) -> Reply:
+class Offer:
     """
-    Return the answer to CAPA, which is the same in both states; `mechanisms` are those of AUTH.
+    What a connection is offered at the moment; what CAPA says and what is refused follow from it.
+
+    `user`: USER and PASS. `mechanisms`: those of AUTH. `stls`: that TLS may begin. `policies`: what the
+    settings say, see there.
+    """
+
+    __slots__ = ("mechanisms", "policies", "stls", "user")
+
+    def __init__(
+        self,
+        user: bool = True,
+        mechanisms: tuple[str, ...] = MECHANISMS,
+        stls: bool = False,
+        policies: tuple[str, ...] = NO_POLICIES,
+    ) -> None:
+        self.policies = policies
+        self.user = user
+        self.mechanisms = mechanisms
+        self.stls = stls
+
+
+# Every way to log in: over TLS, or where passwords may be sent readable. It is also what a session says:
+# whoever has logged in was offered just this, and STLS is no capability of TRANSACTION (RFC 2595 §4).
+EVERY_LOGIN = Offer()
+
+
+def capability_list(offer: Offer) -> Reply:
+    """
+    Return the answer to CAPA, which is the same in both states but for what `offer` says.
 
     What can be used in AUTHORIZATION must be announced in TRANSACTION too (RFC 2449 §5), and TOP and UIDL in
     both (§6.1, §6.8): many clients ask only once, before they log in. Without a mechanism there is no line
     "SASL": it would be a lie.
     """
     lines = [command.capability for command in COMMANDS.values() if command.capability]
-    lines[lines.index("SASL")] = " ".join(["SASL", *mechanisms])
-    lines = [line for line in [*lines, *_PROMISES, *policies, _IMPLEMENTATION] if line != "SASL"]
+    lines[lines.index("SASL")] = " ".join(["SASL", *offer.mechanisms])
+    left_out = {"SASL", *([] if offer.user else ["USER"]), *([] if offer.stls else ["STLS"])}
+    lines += [*_PROMISES, *offer.policies, _IMPLEMENTATION]
+    lines = [line for line in lines if line not in left_out]
     return Reply(multiline(ok("capability list follows"), [line.encode("ascii") for line in lines]))

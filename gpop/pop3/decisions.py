@@ -45,17 +45,29 @@ class RefusedLogin(Reply):
     A login refused without asking auth, because no account can be meant by it.
 
     To the client a Reply like any other; it is a class of its own so that the front can log what is, after
-    all, a refused login. `reason` is one snake_case word; `name` is bounded but may hold any octets.
+    all, a refused login. `reason` is one snake_case word, `code` the response code (RFC 3206); `name` is
+    bounded but may hold any octets.
     """
 
-    __slots__ = ("mechanism", "name", "reason")
-    __match_args__ = ("octets", "name", "mechanism", "reason")
+    __slots__ = ("code", "mechanism", "name", "reason")
+    __match_args__ = ("octets", "name", "mechanism", "reason", "code")
 
-    def __init__(self, octets: bytes, name: bytes, mechanism: str, reason: str) -> None:
+    def __init__(self, octets: bytes, name: bytes, mechanism: str, reason: str, code: str = "AUTH") -> None:
         super().__init__(octets)
+        self.code = code
         self.name = name
         self.mechanism = mechanism
         self.reason = reason
+
+
+class StartTls(Decision):
+    """Send `octets`, forget everything else the peer has sent, and begin TLS (RFC 2595 §4)."""
+
+    __slots__ = ("octets",)
+    __match_args__ = ("octets",)
+
+    def __init__(self, octets: bytes) -> None:
+        self.octets = octets
 
 
 class Login(Decision):

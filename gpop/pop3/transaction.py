@@ -7,7 +7,7 @@ is a decision for the process around it. Executed by the session, as the mail us
 
 from __future__ import annotations
 
-from gpop.pop3.commands import MECHANISMS, NO_POLICIES, TRANSACTION, capability_list, parse
+from gpop.pop3.commands import EVERY_LOGIN, TRANSACTION, Offer, capability_list, parse
 from gpop.pop3.decisions import EnterUpdate, Reply, SendListing, SendMessage
 from gpop.pop3.languages import Languages, Speech
 from gpop.pop3.wire import err, ok
@@ -51,25 +51,23 @@ _UPDATE = EnterUpdate()
 class Transaction:
     """One session in the TRANSACTION state. Every line goes to `handle`; after `EnterUpdate` none is due."""
 
-    __slots__ = ("_maildrop", "_mechanisms", "_needs_utf8", "_policies", "speech")
+    __slots__ = ("_maildrop", "_needs_utf8", "_offer", "speech")
 
     def __init__(
         self,
         maildrop: Maildrop,
-        mechanisms: tuple[str, ...] = MECHANISMS,
+        offer: Offer = EVERY_LOGIN,
         speech: Speech | None = None,
         needs_utf8: Callable[[int], bool] | None = None,
-        policies: tuple[str, ...] = NO_POLICIES,
     ) -> None:
         """
-        `mechanisms` and `policies` are those that were announced before the login, for CAPA.
+        `offer` is what CAPA says of logins.
 
         `needs_utf8` says of an index whether that message is to be refused to this client because
         its header is not ASCII (RFC 6856 §4); None where none is refused.
         """
         self._maildrop = maildrop
-        self._mechanisms = mechanisms
-        self._policies = policies
+        self._offer = offer
         self._needs_utf8 = needs_utf8
         self.speech = speech or Speech(Languages({}))
 
@@ -100,7 +98,7 @@ class Transaction:
         return self.speech.lang(wanted)
 
     def _capa(self) -> Reply:
-        return capability_list(self._mechanisms, self._policies)
+        return capability_list(self._offer)
 
     def _stat(self) -> Reply:
         """The drop listing: two numbers and no word after them, clients stumble over it."""

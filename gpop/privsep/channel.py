@@ -28,7 +28,7 @@ LOGIN_DESCRIPTORS = struct.Struct("2i")
 # One more than any frame carries, so that a surplus is seen as such and not only as truncation.
 CUT_SHORT = _socket.MSG_TRUNC | _socket.MSG_CTRUNC
 NO_LINGER = struct.pack("ii", 0, 0)
-ANCILLARY_OCTETS = _socket.CMSG_SPACE(3 * DESCRIPTOR_OCTETS)
+ANCILLARY_OCTETS = _socket.CMSG_SPACE(4 * DESCRIPTOR_OCTETS)
 
 
 class ChannelClosed(Exception):
@@ -156,9 +156,24 @@ def close_socket(sock: _socket.socket) -> None:
         sock.close()
 
 
-def check_login_descriptors(client: int, channel: int) -> None:
+def set_autologout(sock: _socket.socket, seconds: float) -> None:
     """
-    Refuse what is not a client's stream and one end of a session channel.
+    Give a socket, and what will be accepted from it, the autologout timer of RFC 1939 §3.
+
+    It is the kernel's time-out of blocking calls, in both directions: the session's. To set it there would
+    cost each session a dozen copied pages, for errors that Python makes and drops on the way.
+    """
+    whole = int(seconds)
+    timeout = struct.pack("@ll", whole, int((seconds - whole) * 1_000_000))
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, timeout)
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, timeout)
+
+
+def check_login_descriptors(stream: int, channel: int, relayed: int = -1) -> None:
+    """
+    Refuse what is not a client's stream, or a session's end of a relay, and one end of a session channel.
+
+    With a relay, `relayed` is the client's stream.
 
     A front that was taken over may send any descriptor it holds; by its type alone this
     can be no file, no listening socket and no socket of another kind.
@@ -166,8 +181,11 @@ def check_login_descriptors(client: int, channel: int) -> None:
     Raises:
         BadFrame: a descriptor is of another type.
     """
-    _check_socket(client, (_socket.AF_INET, _socket.AF_INET6, _socket.AF_UNIX), _socket.SOCK_STREAM)
+    domains = (_socket.AF_INET, _socket.AF_INET6, _socket.AF_UNIX)
+    _check_socket(stream, domains if relayed < 0 else domains[2:], _socket.SOCK_STREAM)
     _check_socket(channel, (_socket.AF_UNIX,), _socket.SOCK_SEQPACKET)
+    if relayed >= 0:
+        _check_socket(relayed, domains, _socket.SOCK_STREAM)
 
 
 def _check_socket(fd: int, domains: tuple[int, ...], kind: int) -> None:

@@ -37,6 +37,7 @@ MAX_SERVE_OCTETS = 20480  # a SERVE frame with long paths and all its groups
 INT, OCTETS, TEXT, INTS = range(4)
 
 LOGIN, ACCEPTED, REFUSED, SERVE, PIPELINED, SERVING, TOTALS, NOTED, READY, ATTACH, DRAIN = range(1, 12)
+RELAYED_LOGIN = 12
 
 
 class BadFrame(Exception):
@@ -71,27 +72,30 @@ COUNTS = (
     "octets_sent",
 )
 
+LOGIN_FIELDS = (
+    ("login_id", INT, 0),
+    ("name", OCTETS, MAX_NAME_OCTETS),
+    ("password", OCTETS, MAX_PASSWORD_OCTETS),
+    ("mechanism", TEXT, 32),
+    ("peer", TEXT, 64),
+    ("peer_port", INT, 0),
+    ("local", TEXT, 64),
+    ("local_port", INT, 0),
+    ("received_ms", INT, 0),  # CLOCK_MONOTONIC when PASS had come
+    ("dialogue", INT, 0),  # 1: the session reports its dialogue for the log
+    # What is to be tried after name and password as they were sent (RFC 4013), "" for nothing else.
+    ("prepared_name", OCTETS, MAX_NAME_OCTETS),
+    ("prepared_password", OCTETS, MAX_PASSWORD_OCTETS),
+    ("utf8", INT, 0),  # 1: the client has said UTF8
+    ("language", TEXT, MAX_TAG_OCTETS),  # the tag of the one it chose with LANG, "" for English
+)
+
 FRAMES = {
     # front -> auth. Descriptors: the client's stream, auth's end of the session channel.
-    LOGIN: FrameKind(
-        "login",
-        2,
-        ("login_id", INT, 0),
-        ("name", OCTETS, MAX_NAME_OCTETS),
-        ("password", OCTETS, MAX_PASSWORD_OCTETS),
-        ("mechanism", TEXT, 32),
-        ("peer", TEXT, 64),
-        ("peer_port", INT, 0),
-        ("local", TEXT, 64),
-        ("local_port", INT, 0),
-        ("received_ms", INT, 0),  # CLOCK_MONOTONIC when PASS had come
-        ("dialogue", INT, 0),  # 1: the session reports its dialogue for the log
-        # What is to be tried after name and password as they were sent (RFC 4013), "" for nothing else.
-        ("prepared_name", OCTETS, MAX_NAME_OCTETS),
-        ("prepared_password", OCTETS, MAX_PASSWORD_OCTETS),
-        ("utf8", INT, 0),  # 1: the client has said UTF8
-        ("language", TEXT, MAX_TAG_OCTETS),  # the tag of the one it chose with LANG, "" for English
-    ),
+    LOGIN: FrameKind("login", 2, *LOGIN_FIELDS),
+    # The same for a client whose stream stays with the front, which relays (TLS). Descriptors: the session's
+    # end of the relay, auth's end of the session channel, and the client's stream, for its address alone.
+    RELAYED_LOGIN: FrameKind("relayed_login", 3, *LOGIN_FIELDS),
     # auth -> front, on the session channel. Names are text fit for a log.
     ACCEPTED: FrameKind(
         "accepted",

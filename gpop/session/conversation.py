@@ -19,7 +19,7 @@ from gpop import signals
 from gpop.maildrop import errors, maildir
 from gpop.maildrop.statcache import LIST_STATUS, UIDL_STATUS
 from gpop.pop3 import decisions, encoding, wire
-from gpop.pop3.commands import NO_POLICIES
+from gpop.pop3.commands import NO_POLICIES, Offer
 from gpop.pop3.transaction import Transaction
 from gpop.session.stream import SessionEnd
 
@@ -70,9 +70,8 @@ class Conversation:
         self.speech = speech
         self.reader = wire.LineReader()
         needs_utf8 = self._needs_utf8 if refuse_utf8 else None
-        self.transaction = Transaction(
-            opened.maildrop, speech=speech, needs_utf8=needs_utf8, policies=policies
-        )
+        offer = Offer(policies=policies)
+        self.transaction = Transaction(opened.maildrop, offer, speech, needs_utf8)
         self._utf8_needed: dict[int, bool] = {}  # by index, as far as it was asked for
 
     # Speaking

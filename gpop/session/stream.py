@@ -76,7 +76,7 @@ class Stream:
         self.adopted = False
 
     def adopt(self) -> None:
-        """Make the socket blocking. It has a time-out from birth (`listening.set_autologout`)."""
+        """Make the socket blocking. It has a time-out from birth (`channel.set_autologout`)."""
         self.adopted = True
         self.sock.setblocking(True)
 

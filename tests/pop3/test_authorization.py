@@ -9,13 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpop.pop3.authorization import (
+    CLEARTEXT_REFUSED,
     LOGIN_REFUSED,
     MAX_NAME_OCTETS,
     MAX_PASSWORD_OCTETS,
     Authorization,
     greeting,
 )
-from gpop.pop3.decisions import Close, Decision, Login, RefusedLogin, Reply
+from gpop.pop3.commands import Offer
+from gpop.pop3.decisions import Close, Decision, Login, RefusedLogin, Reply, StartTls
 from gpop.pop3.wire import HAS_NUL, TOO_LONG, LineReader
 from tests.pop3.strategies import client_octets, cuts, pieces, thorough
 
@@ -163,11 +165,64 @@ def test_bare_auth_lists_the_mechanisms():
 
 def test_only_offered_mechanisms_work():
     """What CAPA does not list is refused, and no response is awaited."""
-    authorization = start(mechanisms=("PLAIN",))
+    authorization = start(offer=Offer(mechanisms=("PLAIN",)))
     for line in (b"AUTH LOGIN", b"AUTH CRAM-MD5", b"AUTH SCRAM-SHA-256", b"AUTH \xff", b"AUTH  PLAIN"):
         assert is_error(authorization.handle(line))
         assert not authorization.awaits_sasl_response
     assert b"SASL PLAIN\r\n" in authorization.handle(b"CAPA").octets
+
+
+BEFORE_TLS = Offer(user=False, mechanisms=(), stls=True)
+
+
+def test_stls_is_a_decision_where_it_is_offered():
+    """RFC 2595 §4: +OK, and TLS begins right after it."""
+    decision = start(offer=BEFORE_TLS).handle(b"stls")
+    assert isinstance(decision, StartTls)
+    assert decision.octets.startswith(b"+OK")
+    assert is_error(start(offer=BEFORE_TLS).handle(b"STLS now"))
+
+
+def test_stls_inside_tls_or_without_a_certificate_is_an_error():
+    """RFC 2595 §4: a second STLS is -ERR, and CAPA does not name it."""
+    authorization = start()
+    assert is_error(authorization.handle(b"STLS"))
+    assert b"STLS" not in authorization.handle(b"CAPA").octets
+
+
+def test_stls_within_a_sasl_exchange_is_a_bad_response():
+    """It is no command there; the exchange is over, and then it is one."""
+    authorization = start(offer=Offer(stls=True))
+    authorization.handle(b"AUTH PLAIN")
+    assert is_error(authorization.handle(b"STLS"))
+    assert isinstance(authorization.handle(b"STLS"), StartTls)
+
+
+def test_where_no_password_may_come_user_is_refused_and_pass_says_the_same():
+    """RFC 2595 §2.4: before the password is sent; a client that sends it all the same hears it again."""
+    authorization = start(offer=BEFORE_TLS)
+    answers = [authorization.handle(line) for line in (b"USER tim", b"PASS tanstaaf", b"PASS")]
+    assert [answer.octets for answer in answers] == [CLEARTEXT_REFUSED] * 3
+    assert answers[0] == RefusedLogin(CLEARTEXT_REFUSED, b"tim", "USER", "cleartext", "SYS/PERM")
+    # One line in the log for one login.
+    assert not isinstance(answers[1], RefusedLogin)
+    assert b"[AUTH]" not in CLEARTEXT_REFUSED
+
+
+def test_where_no_password_may_come_no_mechanism_is_offered_or_begins():
+    """RFC 5034 §6: SASL lists what is usable now; a client that knows better gets no challenge."""
+    authorization = start(offer=BEFORE_TLS)
+    capabilities = authorization.handle(b"CAPA").octets
+    assert b"SASL" not in capabilities
+    assert b"\r\nUSER\r\n" not in capabilities
+    assert b"STLS\r\n" in capabilities
+    for line in (b"AUTH PLAIN", b"AUTH LOGIN", b"AUTH plain " + b64(b"\0tim\0tanstaaf")):
+        decision = authorization.handle(line)
+        assert isinstance(decision, RefusedLogin)
+        assert decision.octets == CLEARTEXT_REFUSED
+        assert not authorization.awaits_sasl_response
+    assert authorization.handle(b"AUTH").octets.endswith(b"\r\n.\r\n")
+    assert not isinstance(authorization.handle(b"AUTH CRAM-MD5"), RefusedLogin)
 
 
 def test_plain_with_initial_response():

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpop.pop3 import authorization, transaction
-from gpop.pop3.commands import AUTHORIZATION, COMMANDS, STATES, TRANSACTION, capability_list, parse, policies
+from gpop.pop3.commands import (
+    AUTHORIZATION,
+    COMMANDS,
+    STATES,
+    TRANSACTION,
+    Offer,
+    capability_list,
+    parse,
+    policies,
+)
 from gpop.pop3.decisions import Decision, Login, RefusedLogin, Reply
 from gpop.pop3.wire import HAS_NUL, TOO_LONG, LineError
 from tests.pop3.strategies import thorough
@@ -115,8 +124,9 @@ def test_any_line_is_a_command_or_a_refusal(line, state):
     assert refused(line, state) or parse(line, state)[0] in COMMANDS
 
 
-def capabilities(*mechanisms) -> list[str]:
-    first, *lines, terminator, nothing = capability_list(mechanisms).octets.decode("ascii").split("\r\n")
+def capabilities(*mechanisms, **offer) -> list[str]:
+    octets = capability_list(Offer(mechanisms=mechanisms, **offer)).octets
+    first, *lines, terminator, nothing = octets.decode("ascii").split("\r\n")
     assert (first.startswith("+OK"), terminator, nothing) == (True, ".", "")
     return lines
 
@@ -141,16 +151,24 @@ def test_without_a_mechanism_there_is_no_sasl():
 
 def test_a_login_delay_is_announced_if_there_is_one():
     """Nothing else changes, and no "USER" follows: it is the same for all (RFC 2449 §6.5)."""
-    listed = capability_list(["PLAIN"], policies(300, -1)).octets.splitlines()
-    without = capability_list(["PLAIN"], policies(0, -1)).octets.splitlines()
+    listed = capability_list(Offer(policies=policies(300, -1))).octets.splitlines()
+    without = capability_list(Offer(policies=policies(0, -1))).octets.splitlines()
     assert sorted(listed) == sorted([*without, b"LOGIN-DELAY 300"])
 
 
 @pytest.mark.parametrize(("days", "announced"), [(-1, b"EXPIRE NEVER"), (0, b"EXPIRE 0"), (30, b"EXPIRE 30")])
 def test_expire_is_never_only_where_that_is_true(days, announced):
     """The days that a retrieved message stays at least, the same for all (RFC 2449 §6.7)."""
-    listed = capability_list(["PLAIN"], policies(0, days)).octets.splitlines()
+    listed = capability_list(Offer(policies=policies(0, days))).octets.splitlines()
     assert [line for line in listed if line.startswith(b"EXPIRE")] == [announced]
+
+
+def test_capa_says_what_is_offered_now():
+    """STLS only where TLS can begin, USER and SASL only where a login would be heard (RFC 2595 §2.4, §4)."""
+    everything = capabilities("PLAIN", "LOGIN", stls=True)
+    assert set(everything) - set(capabilities("PLAIN", "LOGIN")) == {"STLS"}
+    no_logins = capabilities(user=False, stls=True)
+    assert set(everything) - set(no_logins) == {"USER", "SASL PLAIN LOGIN"}
 
 
 def test_login_hides_its_password():

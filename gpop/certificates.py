@@ -1,0 +1,158 @@
+"""
+EDGE: certificates and TLS contexts: load them, see whose they are, and choose one for a peer.
+
+Executed by whoever reads the config, to check it, and by the fronts: as root before they drop, and
+from then on without a file. It knows no connection and no POP3.
+"""
+
+from __future__ import annotations
+
+import _ssl
+import ssl
+import time
+from collections.abc import Sequence
+from typing import Any
+
+# A certificate that ends so soon should have been renewed: the usual ones are, 30 days before.
+SOON_DAYS = 14
+VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+# One session ticket per handshake is what a client can use before it has another; OpenSSL's own default is 2.
+TICKETS = 1
+
+
+class Unusable(Exception):
+    """A certificate can't be used; the text says why, in words for an administrator."""
+
+
+class Certificate:
+    """
+    A certificate with its key, ready for use.
+
+    Attributes:
+        context: makes TLS connections with it.
+        names: the host names it is for, in lower case; some begin with "*.".
+        not_after: its end, as "2027-01-31T12:00:00Z".
+    """
+
+    __slots__ = ("_not_after_s", "chain_file", "context", "names", "not_after")
+
+    def __init__(self, chain_file: str, context: ssl.SSLContext, facts: dict[str, Any]) -> None:
+        self.chain_file = chain_file
+        self.context = context
+        alternatives = facts.get("subjectAltName", ())
+        self.names = [name.lower() for kind, name in alternatives if kind == "DNS"]
+        self._not_after_s = ssl.cert_time_to_seconds(facts["notAfter"])
+        self.not_after = _utc(self._not_after_s)
+
+    def days_left(self, now: float) -> int:
+        """Return the whole days until it ends, at `now` (seconds since 1970); below 0 if it has ended."""
+        return int((self._not_after_s - now) // 86400)
+
+
+def load(chain_file: str, key_file: str, min_version: str, ciphers: str) -> Certificate:
+    """
+    Load one certificate, its chain and its key, and see that TLS can begin with it.
+
+    Raises:
+        Unusable: a file can't be read or is not what it should be, key and certificate do not
+            belong together, or no client could agree on a cipher with it.
+    """
+    for path in (chain_file, key_file):
+        try:
+            open(path, "rb").close()
+        except OSError as error:
+            raise Unusable(f"{path} can't be read: {error.strerror}") from error
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    # Nobody needs either, and both have been ways in. (No compression is ssl's own default.)
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.minimum_version = VERSIONS[min_version]
+    context.num_tickets = TICKETS
+    try:
+        if ciphers:
+            context.set_ciphers(ciphers)
+        # A key with a pass phrase would be asked for on a terminal that a daemon does not have.
+        context.load_cert_chain(chain_file, key_file, password="")
+        certificate = Certificate(chain_file, context, _facts_of(chain_file))
+        _rehearse(context)
+    except (ssl.SSLError, ValueError, KeyError) as error:
+        raise Unusable(f"{chain_file} with {key_file}: {_in_words(error)}") from error
+    return certificate
+
+
+def _facts_of(chain_file: str) -> dict[str, Any]:
+    """Read the first certificate of a file. Of one that is not a peer's, ssl has no public way to tell."""
+    facts: dict[str, Any] = vars(_ssl)["_test_decode_cert"](chain_file)
+    return facts
+
+
+def _in_words(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or str(error)
+    words = {
+        "KEY_VALUES_MISMATCH": "the key is not the certificate's",
+        "NO_START_LINE": "no certificate, or no key, in PEM form in it",
+        "PEM": "no certificate, or no key, in PEM form in it, or a key that needs a pass phrase",
+        "BAD_DECRYPT": "the key needs a pass phrase, which nobody can give here",
+        "NO_CIPHER_MATCH": "tls.ciphers names no cipher that there is",
+        "NO_SHARED_CIPHER": "none of tls.ciphers fits the key",
+    }
+    return words.get(reason, f"TLS can't begin with it ({reason})")
+
+
+def _rehearse(context: ssl.SSLContext) -> None:
+    """
+    Play one handshake through with the oldest version, for which alone `tls.ciphers` counts.
+
+    Whatever OpenSSL and ssl load on first use they have loaded then, while there is a file system.
+    """
+    client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client_context.check_hostname = False
+    client_context.verify_mode = ssl.CERT_NONE
+    client_context.minimum_version = client_context.maximum_version = context.minimum_version
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_context.wrap_bio(to_client, to_server)
+    server = context.wrap_bio(to_server, to_client, server_side=True)
+    done: set[object] = set()
+    for _ in range(8):
+        for side in (client, server):
+            try:
+                side.do_handshake()
+                done.add(side)
+            except ssl.SSLWantReadError:
+                continue
+    if len(done) != 2:
+        raise ValueError("the handshake does not end")
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+class Certificates:
+    """The certificates of a front: which of them a peer gets."""
+
+    def __init__(self, certificates: Sequence[Certificate]) -> None:
+        """The first is for peers that name no host, or one that no certificate is for."""
+        self._default = certificates[0].context
+        self._by_name: dict[str, ssl.SSLContext] = {}
+        for certificate in certificates:
+            for name in certificate.names:
+                self._by_name.setdefault(name, certificate.context)
+        # Sessions are resumed with the context that a connection began with, whichever is chosen then.
+        self._default.sni_callback = self._choose
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """What every connection begins with."""
+        return self._default
+
+    def _choose(self, peer: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
+        """Called within the handshake with the host name that the peer asks for (RFC 6066 §3)."""
+        context = self.for_name(name) if name else None
+        if context is not None and context is not self._default:
+            peer.context = context
+
+    def for_name(self, name: str) -> ssl.SSLContext | None:
+        """Return the context for a host name: that very name goes before a wildcard (RFC 9525 §6.3)."""
+        name = name.lower()
+        return self._by_name.get(name) or self._by_name.get("*." + name.partition(".")[2])
