@@ -64,6 +64,7 @@ EVENTS = {
     "shutdown_started": "no new connections; sessions have the grace time to end",
     "sessions_ended": "the grace time is over and what was left was ended",
     "config_warning": "a setting that works and may not be what was meant",
+    "certificate_changed": "the files of a certificate have changed; a reload follows, as after SIGHUP",
     "config_rejected": "a changed config is not usable; the old one stays in force",
     "reload_started": "SIGHUP: new processes are being started",
     "reload_finished": "the new processes serve, the old ones drain",

@@ -22,6 +22,7 @@ from gpop.broker import rehearsal
 from gpop.broker.listening import Listening, listening_socket, spelled
 from gpop.broker.sessions import Sessions, exit_fields
 from gpop.broker.supervision import DRAINING, SERVING, STARTING, Generation, Process
+from gpop.broker.watching import LOOK_S, FileWatch
 from gpop.events import Log, open_log, place
 from gpop.privsep import channel, messages
 from gpop.programs import ConfigReader, read_settings
@@ -69,6 +70,7 @@ class Broker:
         self.signals: set[int] = set()
         self.ending = 0  # processes whose channel has closed and whose exit status is to come
         self.reader: ConfigReader | None = None
+        self.certificates: FileWatch | None = None
         self.stop_at: float | None = None  # when the grace time is over
         self.kill_at: float | None = None
         self.failed = False
@@ -88,6 +90,7 @@ class Broker:
         self._adopt(plain)
         _prepare_run_directory(self.settings.run_dir)
         self.listening = self._listen(plain["broker"])
+        self._watch_certificates(self.settings.tls_certificates)
         self._start_generation(plain, self.listening)
 
     def _adopt(self, plain: dict[str, Any]) -> None:
@@ -181,6 +184,8 @@ class Broker:
         )
         if waits:
             return POLL_MS
+        if self.certificates:
+            return int(LOOK_S * 1000)
         return IDLE_POLL_MS if self.sessions.reuse.pids() else None
 
     def _keep_time(self, now: float) -> None:
@@ -193,6 +198,8 @@ class Broker:
             os.kill(self.reader.pid, signals.KILL)
         if self.sessions.reuse.pids():
             self.sessions.reuse.end_idle(now)
+        if self.certificates and self.stop_at is None and not self._reloads():
+            self._look_at_certificates(self.certificates, now)
         if self.stop_at is not None and now >= self.stop_at:
             self._end_what_is_left(now)
 
@@ -353,6 +360,21 @@ class Broker:
         self._watch(reader.fd, readable)
         self.log.write("reload_started", config=self.config_path)
 
+    def _watch_certificates(self, pairs: list[list[str]]) -> None:
+        """Watch the files of the certificates that are to be used from here on, before anybody reads them."""
+        paths = sorted({path for pair in pairs for path in pair})
+        if not paths:
+            self.certificates = None
+        elif self.certificates is None or self.certificates.paths != paths:
+            self.certificates = FileWatch(paths, time.monotonic())
+
+    def _look_at_certificates(self, certificates: FileWatch, now: float) -> None:
+        """Renewed certificates are loaded as after SIGHUP: checked, by fresh fronts, and no session ends."""
+        path = certificates.changed(now)
+        if path:
+            self.log.write("certificate_changed", path=path)
+            self._read_config()
+
     def _config_read(self, reader: ConfigReader) -> None:
         """The process that read the config has ended: take what it said, or keep the old config."""
         self.reader = None
@@ -377,6 +399,7 @@ class Broker:
         except StartFailed as error:
             self.log.write("config_rejected", "error", config=self.config_path, problems=[str(error)])
             return
+        self._watch_certificates(plain["broker"]["tls_certificates"])
         self._start_generation(plain, listening)
 
     # Stopping

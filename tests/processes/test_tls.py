@@ -457,3 +457,65 @@ def test_what_is_kept_for_a_connection_after_much_mail_is_bounded(serve, authori
         assert peer.ask("RETR 1").startswith(b"+OK")
         peer.lines()
     assert (front_memory_kib(server) - before) / len(peers) <= 128
+
+
+# Renewal
+
+
+def serial(server, context) -> str:
+    """Which certificate a new connection is shown."""
+    with encrypted(server, context) as dialogue:
+        return dialogue.socket.getpeercert()["serialNumber"]
+
+
+def test_a_renewed_certificate_is_served_while_sessions_go_on(server, authority):
+    """Within seconds, to new connections; what is open stays open, and ends in order."""
+    server.site.deliver(b"Subject: x\n\ny\n")
+    context = authority.client_context()
+    old = serial(server, context)
+    session = encrypted(server, context)
+    log_in(session)
+    waiting = [encrypted(server, context) for _ in range(20)]
+    (front,) = server.pids("front")
+    authority.issue("localhost", "pop.example.org")
+    wait_until(lambda: serial(server, context) != old, what="the new certificate")
+    assert session.ask("RETR 1").startswith(b"+OK")
+    session.lines()
+    assert session.ask("DELE 1").startswith(b"+OK")
+    assert session.ask("QUIT").startswith(b"+OK")
+    for peer in waiting:
+        assert peer.ask("CAPA").startswith(b"+OK")
+        peer.lines()
+        peer.close()
+    server.wait_for_event("session_closed", removed=1, close_reason="quit")
+    # The old front ends with its last connection.
+    wait_until(lambda: front not in server.pids("front"), what="the old front to end")
+    loaded = server.events("certificate_loaded")
+    assert len(loaded) == 2
+    assert loaded[1]["days"] == 29
+
+
+def test_a_broken_certificate_keeps_the_old_one_and_is_logged_once(server, authority):
+    """A key that is another certificate's; the right one ends it, without anybody's help."""
+    context = authority.client_context()
+    old = serial(server, context)
+    _, key = (Path(path) for path in server.site.settings["tls__certificates"][0])
+    key.write_bytes(Path(authority.issue("elsewhere")[1]).read_bytes())
+    rejected = server.wait_for_event("config_rejected")
+    assert "the key is not the certificate's" in rejected["problems"][0]
+    assert serial(server, context) == old
+    authority.issue("localhost", "pop.example.org")
+    wait_until(lambda: serial(server, context) != old, what="the new certificate")
+    assert len(server.events("config_rejected")) == 1
+
+
+def test_sessions_inside_tls_have_the_grace_time(serve, authority):
+    """SIGTERM: the front relays until the last session has ended."""
+    server = serve(server__grace_time_s=20)
+    dialogue = encrypted(server, authority.client_context())
+    log_in(dialogue)
+    server.process.terminate()
+    server.wait_for_event("shutdown_started")
+    assert dialogue.ask("STAT") == b"+OK 0 0"
+    assert dialogue.ask("QUIT").startswith(b"+OK")
+    assert server.process.wait(TIMEOUT_S) == 0
