@@ -86,17 +86,22 @@ def _facts_of(chain_file: str) -> dict[str, Any]:
     return facts
 
 
+# What OpenSSL and ssl say, and what it means to an administrator; the first that fits.
+IN_WORDS = {
+    "KEY_VALUES_MISMATCH": "the key is not the certificate's",
+    "BAD_DECRYPT": "the key needs a pass phrase, which nobody can give here",
+    "NO_START_LINE": "no certificate, or no key, in PEM form in it",
+    "PEM lib": "no certificate, or no key, in PEM form in it",
+    "No cipher can be selected": "tls.ciphers names no cipher that there is",
+    "NO_SHARED_CIPHER": "none of tls.ciphers fits the key",
+}
+
+
 def _in_words(error: Exception) -> str:
-    reason = getattr(error, "reason", None) or str(error)
-    words = {
-        "KEY_VALUES_MISMATCH": "the key is not the certificate's",
-        "NO_START_LINE": "no certificate, or no key, in PEM form in it",
-        "PEM": "no certificate, or no key, in PEM form in it, or a key that needs a pass phrase",
-        "BAD_DECRYPT": "the key needs a pass phrase, which nobody can give here",
-        "NO_CIPHER_MATCH": "tls.ciphers names no cipher that there is",
-        "NO_SHARED_CIPHER": "none of tls.ciphers fits the key",
-    }
-    return words.get(reason, f"TLS can't begin with it ({reason})")
+    text = str(error)
+    return next(
+        (words for part, words in IN_WORDS.items() if part in text), f"TLS can't begin with it ({text})"
+    )
 
 
 def _rehearse(context: ssl.SSLContext) -> None:

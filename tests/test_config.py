@@ -21,6 +21,7 @@ from gpop import config
 from gpop.commands import check_config as config_command
 from gpop.config import machine, reading, toml_lines
 from gpop.config.settings import SETTINGS
+from tests.certificates import Authority
 
 SOURCE = '[[accounts.sources]]\ntype = "passwd-file"\npath = "passwd"\n'
 
@@ -538,3 +539,85 @@ def test_every_key_of_any_document_has_its_line(document: dict[str, dict[str, ob
         assert rows[lines[(section,)] - 1] == f"[{toml_string(section)}]"
         for key in table:
             assert rows[lines[(section, key)] - 1].startswith(f"{toml_string(key)} = ")
+
+
+# Certificates
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+def about_certificates(write: Write, certificates: object, more: str = "") -> tuple[list[str], list[str]]:
+    """The errors and warnings about `tls.certificates`, on this machine."""
+    text = SOURCE.replace("[[", f"[tls]\ncertificates = {json.dumps(certificates)}\n{more}\n[[", 1)
+    checked = reading.read(write(text))
+    machine.check(checked)
+    found = [[str(each) for each in list if "tls" in each.key] for list in (checked.errors, checked.warnings)]
+    return found[0], found[1]
+
+
+def test_good_certificates_are_silent(write: Write, authority: Authority) -> None:
+    """Two files, or one with both; of any kind of key."""
+    chain, key = authority.issue("pop.example.org", rsa=True)
+    both = Path(chain).with_name("both.pem")
+    both.touch(mode=0o600)
+    both.write_text(Path(key).read_text() + Path(chain).read_text())
+    assert about_certificates(write, [list(authority.issue("a.example.org")), str(both)]) == ([], [])
+
+
+def test_what_is_wrong_with_a_certificate_is_said(write: Write, authority: Authority) -> None:
+    """In words, with the place in the list."""
+    chain, key = authority.issue("pop.example.org")
+    other = authority.issue("other.example.org")[1]
+    for pair, problem in (
+        ([chain, other], "the key is not the certificate's"),
+        ([chain, chain], "no certificate, or no key, in PEM form"),
+        ([key, key], "no certificate, or no key, in PEM form"),
+        ([chain, "/nowhere.pem"], "/nowhere.pem can't be read: No such file"),
+    ):
+        errors, _ = about_certificates(write, [list(authority.issue("a.example.org")), pair])
+        assert len(errors) == 1, errors
+        assert "tls.certificates[2]" in errors[0]
+        assert problem in errors[0]
+    for value in (["chain.pem", "key.pem"], [chain], [chain, key, key], 7):
+        assert (
+            "expected"
+            in only_problem(
+                write(SOURCE.replace("[[", f"[tls]\ncertificates = [{json.dumps(value)}]\n[[", 1))
+            ).text
+        )
+
+
+def test_ciphers_have_to_exist_and_to_fit_the_key(write: Write, authority: Authority) -> None:
+    """What no client could agree to is found before one tries."""
+    pair = list(authority.issue("pop.example.org"))
+    for ciphers, problem in (
+        ("NONSENSE", "names no cipher that there is"),
+        ("ECDHE-RSA-AES128-GCM-SHA256", "none of tls.ciphers fits the key"),
+    ):
+        errors, _ = about_certificates(write, [pair], f'ciphers = "{ciphers}"')
+        assert len(errors) == 1
+        assert problem in errors[0]
+    good = 'ciphers = "ECDHE-ECDSA-AES128-GCM-SHA256"'
+    assert about_certificates(write, [pair], good) == ([], [])
+
+
+def test_certificates_that_are_unwise_are_warnings(write: Write, authority: Authority) -> None:
+    """Soon at their end, past it, without a name, with a key for everybody."""
+    chain, key = authority.issue("soon.example.org", days=5)
+    assert "expires on" in about_certificates(write, [[chain, key]])[1][0]
+    chain, key = authority.issue("open.example.org")
+    os.chmod(key, 0o644)
+    assert "everybody can read the key" in about_certificates(write, [[chain, key]])[1][0]
+    chain, key = authority.issue("past.example.org", days=-1)
+    assert "has expired" in about_certificates(write, [[chain, key]])[1][0]
+
+
+def test_tls_needs_a_certificate_and_addresses_of_its_own(write: Write) -> None:
+    """An address is listened on once, with or without TLS."""
+    text = SOURCE + '[server]\nlisten = ["127.0.0.1:110"]\nlisten_tls = ["127.0.0.1:110"]\n'
+    found = " ".join(str(each) for each in problems(write(text)))
+    assert "without a certificate there is no TLS" in found
+    assert "listened on twice" in found

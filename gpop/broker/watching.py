@@ -29,7 +29,7 @@ class FileWatch:
         self._looked = now
 
     def changed(self, now: float) -> str:
-        """Return the path of a file that has changed; "" if none has, if one is changing still, or too soon."""
+        """Return the path of a file that has changed; "" if none has, one changes still, or too soon."""
         if now - self._looked < LOOK_S:
             return ""
         self._looked = now

@@ -302,6 +302,50 @@ def test_a_front_that_lies_about_the_peer_is_ended(auth: AuthProcess) -> None:
         assert_ended(auth, front, "not the peer")
 
 
+def test_with_a_relay_the_address_is_that_of_the_clients_own_stream(auth: AuthProcess) -> None:
+    problems = {"peer": "not the peer", "order": "wrong kind", "two": "with 2", "three": "with 3"}
+    front = broken_front(auth)
+    client, server = tcp_pair("127.9.2.5")
+    sessions, relays = socket.socketpair()
+    ours, theirs = channel.pair()
+    with client, server, relays:
+        fds = [sessions.fileno(), theirs.fileno(), server.fileno()]
+        channel.send(front.socket, login_frame("127.9.2.5", messages.RELAYED_LOGIN), fds)
+        sessions.close()
+        theirs.close()
+        frame, fds = auth.served_with_descriptors()
+        assert frame.fields["peer"] == "127.9.2.5"
+        assert os.fstat(fds[0]).st_ino != os.fstat(server.fileno()).st_ino
+        channel.close_all(fds)
+        server.close()
+        client.settimeout(20)
+        assert client.recv(1) == b""
+    ours.close()
+
+
+@pytest.mark.parametrize("wrong", ["peer", "order", "two", "three"])
+def test_a_front_that_lies_about_a_relay_is_ended(auth: AuthProcess, wrong: str) -> None:
+    """Another address, another kind of stream for the session, a descriptor too few or too many."""
+    problems = {
+        "peer": "not the peer",
+        "order": "wrong kind",
+        "two": "2 descriptors",
+        "three": "3 descriptors",
+    }
+    front = broken_front(auth)
+    client, server = tcp_pair("127.9.2.5")
+    sessions, relays = socket.socketpair()
+    ours, theirs = channel.pair()
+    with client, server, sessions, relays:
+        fds = [sessions.fileno(), theirs.fileno(), server.fileno()]
+        kind = messages.LOGIN if wrong == "three" else messages.RELAYED_LOGIN
+        frame = login_frame("127.9.2.6" if wrong == "peer" else "127.9.2.5", kind)
+        channel.send(front.socket, frame, {"order": fds[::-1], "two": fds[:2]}.get(wrong, fds))
+        theirs.close()
+        assert_ended(auth, front, problems[wrong])
+    ours.close()
+
+
 def test_a_front_can_not_guess_in_many_names(auth: AuthProcess, front: FakeFront) -> None:
     """Streams of which only it says where they come from are one source, and trusted by nobody."""
     ours, theirs = socket.socketpair()
@@ -319,9 +363,9 @@ def test_an_unconnected_stream_is_not_decided_about(auth: AuthProcess, front: Fa
         assert refusal(front.login(b"joe", b"secret", stream=unconnected)) == ("SYS/TEMP", "client_gone")
 
 
-def login_frame(peer: str) -> bytes:
+def login_frame(peer: str, kind: int = messages.LOGIN) -> bytes:
     return messages.encode(
-        messages.LOGIN,
+        kind,
         login_id=1,
         name=b"joe",
         password=b"secret",
