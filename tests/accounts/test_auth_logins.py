@@ -303,7 +303,7 @@ def test_a_front_that_lies_about_the_peer_is_ended(auth: AuthProcess) -> None:
 
 
 def test_with_a_relay_the_address_is_that_of_the_clients_own_stream(auth: AuthProcess) -> None:
-    problems = {"peer": "not the peer", "order": "wrong kind", "two": "with 2", "three": "with 3"}
+    """Inside TLS the session's stream is one end of a pair; auth asks the third descriptor, and closes it."""
     front = broken_front(auth)
     client, server = tcp_pair("127.9.2.5")
     sessions, relays = socket.socketpair()
