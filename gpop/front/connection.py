@@ -130,10 +130,12 @@ class Connection:
 
     def admit(self) -> bool:
         """
-        Count this connection for its address, as soon as that is known: once, before anything is said.
+        Count this connection for its address, as soon as that is known; again if it turns out to be another.
 
         Returns False if the address has as many as it may; this one was told so then, and is closed.
         """
+        self.front.addresses.leave(self.source)
+        self.source = UNCOUNTED
         source = self.front.addresses.enter(self.peer[0])
         if source is None:
             self._end_by_limit("too_many_connections", self.front.addresses.most, TOO_MANY_CONNECTIONS)
