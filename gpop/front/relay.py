@@ -49,7 +49,7 @@ class Relay:
     """
     One peer and its session.
 
-    `stall_s`: a peer that takes nothing for so long is gone. `fault` is called with an error of our own.
+    `autologout_s`: the session's. `fault` is called with an error of our own.
     """
 
     __slots__ = (
@@ -71,12 +71,14 @@ class Relay:
         self,
         transport: TlsTransport,
         session: _socket.socket,
-        stall_s: float,
+        autologout_s: float,
         fault: Callable[[Exception], None],
     ) -> None:
         self._transport = transport
         self._session = session
-        self._stall_s = stall_s
+        # A peer that takes nothing for so long is gone. The session, which may look twice, is to find out
+        # before that, and say why it ends.
+        self._stall_s = 2 * autologout_s + GOODBYE_S
         self._fault = fault
         self._hub = transport.hub
         self._ended = Event()
