@@ -366,7 +366,8 @@ class Connection:
     def _follow(self, login_id: int, session_channel: _socket.socket, outcome: Outcome) -> None:
         """Take what comes on the session channel until nothing more may come, or it closes."""
         hub = self.front.hub
-        gevent.sleep(HAND_OVER_S)
+        if not isinstance(self.transport, TlsTransport):
+            gevent.sleep(HAND_OVER_S)  # inside TLS the session's answer waits for us
         # One watcher for the whole session; a cooperative socket would make and close two.
         watcher = hub.loop.io(session_channel.fileno(), READABLE)
         try:

@@ -1,12 +1,13 @@
 """
 The kinds of server: gpop (also of an earlier commit), Dovecot in three configurations, Courier.
 
-Configurations are as small as can be; each says what a figure depends on. All of them listen on loopback
-without TLS, write a log to a file, and have the same accounts and mail.
+Configurations are as small as can be; each says what a figure depends on. All of them listen on loopback,
+with TLS only if they are given a certificate, write a log to a file, and have the same accounts and mail.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -44,14 +45,20 @@ class Gpop(Server):
             path = self.accounts.passwd_file(self.folder, self.tree, 0o600)
             source = f'type = "passwd-file"\npath = "{path}"'
         config = self.folder / "gpop.toml"
+        tls, listen_tls = "", "[]"
+        if self.certificate:
+            tls = f"[tls]\ncertificates = {json.dumps([self.certificate])}"
+            listen_tls = f'["127.0.0.1:{self.tls_port}"]'
         config.write_text(f"""\
 [server]
 listen = ["127.0.0.1:{self.port}"]
+listen_tls = {listen_tls}
 fronts = {self.fronts}
 max_connections = {self.most_connections}
 user = "nobody"
 run_dir = "{self.folder / "run"}"
 grace_time_s = 1
+{tls}
 {self.more}
 [accounts]
 first_valid_uid = 1
@@ -146,13 +153,16 @@ class Dovecot(Server):
 
     def prepare(self) -> list[str]:
         config = self.folder / "dovecot.conf"
+        ssl = "ssl = no"
+        if self.certificate:
+            ssl = "ssl = yes\nssl_cert = <{}\nssl_key = <{}".format(*self.certificate)
         config.write_text(f"""\
 protocols = pop3
 listen = 127.0.0.1
 base_dir = {self.folder}/base
 state_dir = {self.folder}/state
 log_path = {self.log}
-ssl = no
+{ssl}
 disable_plaintext_auth = no
 first_valid_uid = 1
 mail_location = maildir:~/Maildir
@@ -176,7 +186,8 @@ service pop3-login {{
     port = {self.port}
   }}
   inet_listener pop3s {{
-    port = 0
+    port = {self.tls_port}
+    ssl = yes
   }}
 }}
 service pop3 {{

@@ -47,6 +47,9 @@ class Server:
         self.accounts = accounts
         self.tree = Tree(folder / f"{self.folder.name}.mail", self.one_uid)
         self.port = 0
+        # The files of a chain and its key: then TLS is spoken, by STLS and on a port of its own.
+        self.certificate: tuple[str, str] | None = None
+        self.tls_port = 0
         self.meter: cpu.Meter = cpu.ProcessTree()
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -99,6 +102,7 @@ class Server:
         """
         self.folder.mkdir(mode=0o755)
         self.port = _free_port()
+        self.tls_port = _free_port() if self.certificate else 0
         command = self.prepare()
         mounts = self.mounts()
         if mounts:
