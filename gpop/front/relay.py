@@ -175,7 +175,7 @@ class Relay:
         transport, parts = self._transport, []
         if not self._session_ended:
             try:
-                while octets := transport.tls.read(PIECE_OCTETS):
+                while octets := transport.tls.read(COMMAND_OCTETS):
                     parts.append(octets)
             except ssl.SSLWantReadError:
                 pass
