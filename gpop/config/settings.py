@@ -360,7 +360,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "accounts.max_logins_per_second",
-        1000,
+        10000,
         Whole(0, 1_000_000),
         "Logins looked at per second in all, refused ones included; more are told [SYS/TEMP]. As many may "
         "come at once after a quiet second. 0 means no limit.",

@@ -413,8 +413,8 @@ class Connection:
         """A session serves: the stream is its alone, or what is inside TLS is."""
         if isinstance(self.transport, TlsTransport) and self.session_stream:
             # A session looks twice before it gives up (`stream`): it is to be first, and to say why.
-            stall_s = 3 * self.front.settings.autologout_s
-            self.relay = Relay(self.transport, self.session_stream, stall_s, self.front.log_fault)
+            autologout_s = self.front.settings.autologout_s
+            self.relay = Relay(self.transport, self.session_stream, autologout_s, self.front.log_fault)
             self.relay.start()
         else:
             # O_NONBLOCK and all belong to the open file.

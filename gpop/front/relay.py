@@ -78,7 +78,7 @@ class Relay:
         self._session = session
         # A peer that takes nothing for so long is gone. The session, which may look twice, is to find out
         # before that, and say why it ends.
-        self._stall_s = 2 * autologout_s + GOODBYE_S
+        self._stall_s = 3 * autologout_s
         self._fault = fault
         self._hub = transport.hub
         self._ended = Event()
