@@ -357,6 +357,41 @@ def test_many_polls_at_once_and_the_memory_comes_back(server, authority):
     assert front_memory_kib(server) - before < 2048
 
 
+@pytest.mark.skipif(not ROOT, reason="takes many accounts, and so root")
+def test_polls_of_many_users_beside_a_slow_reader(serve, authority):
+    """
+    Polls of 50 users at once beside a RETR of 50 MB to a client that hardly reads: every one is served.
+
+    GPOP_TEST_TLS_POLLS says how many, CI has few.
+    """
+    polls, users = int(os.environ.get("GPOP_TEST_TLS_POLLS", "200")), 50
+    server = serve(accounts=users + 1)
+    context = authority.client_context()
+    large = b"Subject: large\r\n\r\n" + (b"z" * 98 + b"\r\n") * 500_000
+    server.site.deliver(large, f"user{users}")
+    slow = encrypted(server, context)
+    log_in(slow, f"user{users}")
+    slow.send(b"RETR 1\r\nQUIT\r\n")
+    assert slow.line().startswith(b"+OK")
+
+    def poll(names):
+        for name in names:
+            dialogue = encrypted(server, context)
+            log_in(dialogue, name)
+            assert dialogue.ask("STAT") == b"+OK 0 0"
+            assert dialogue.ask("QUIT").startswith(b"+OK")
+            assert dialogue.rest() == b""
+
+    before = front_memory_kib(server)
+    with ThreadPoolExecutor(users) as pool:
+        # A list each: one user's polls come one after the other, as the session lock wants it.
+        list(pool.map(poll, [[f"user{number}"] * (polls // users) for number in range(users)]))
+    wait_until(lambda: front_memory_kib(server) - before < 4096, what="the front's memory to come back")
+    assert slow.rest() == large + b".\r\n+OK bye\r\n"
+    server.wait_for_event("session_closed", polls // users * users + 1)
+    assert server.faults() == []
+
+
 def test_an_idle_connection_takes_little_memory(serve, authority):
     """At most 64 KiB of the front's, before the login and after it."""
     server = serve()
@@ -468,31 +503,36 @@ def serial(server, context) -> str:
         return dialogue.socket.getpeercert()["serialNumber"]
 
 
-def test_a_renewed_certificate_is_served_while_sessions_go_on(server, authority):
-    """Within seconds, to new connections; what is open stays open, and ends in order."""
-    server.site.deliver(b"Subject: x\n\ny\n")
+def test_a_renewed_certificate_is_served_while_sessions_go_on(serve, authority):
+    """Within seconds, to new connections; 50 sessions, and peers before login, go on and end in order."""
+    server = serve(accounts=50)
     context = authority.client_context()
     old = serial(server, context)
-    session = encrypted(server, context)
-    log_in(session)
-    waiting = [encrypted(server, context) for _ in range(20)]
+    sessions = []
+    for name in server.site.names:
+        server.site.deliver(b"Subject: x\n\ny\n", name)
+        sessions.append(encrypted(server, context))
+        log_in(sessions[-1], name)
+    waiting = [encrypted(server, context) for _ in range(10)]
     (front,) = server.pids("front")
     authority.issue("localhost", "pop.example.org")
     wait_until(lambda: serial(server, context) != old, what="the new certificate")
-    assert session.ask("RETR 1").startswith(b"+OK")
-    session.lines()
-    assert session.ask("DELE 1").startswith(b"+OK")
-    assert session.ask("QUIT").startswith(b"+OK")
+    for session in sessions:
+        assert session.ask("RETR 1").startswith(b"+OK")
+        session.lines()
+        assert session.ask("DELE 1").startswith(b"+OK")
+        assert session.ask("QUIT").startswith(b"+OK")
     for peer in waiting:
         assert peer.ask("CAPA").startswith(b"+OK")
         peer.lines()
         peer.close()
-    server.wait_for_event("session_closed", removed=1, close_reason="quit")
+    server.wait_for_event("session_closed", len(sessions), removed=1, close_reason="quit")
     # The old front ends with its last connection.
     wait_until(lambda: front not in server.pids("front"), what="the old front to end")
     loaded = server.events("certificate_loaded")
     assert len(loaded) == 2
     assert loaded[1]["days"] == 29
+    assert server.faults() == []
 
 
 def test_a_broken_certificate_keeps_the_old_one_and_is_logged_once(server, authority):
