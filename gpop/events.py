@@ -42,6 +42,7 @@ EVENTS = {
     "front_draining": "a front stopped accepting",
     "connections_exhausted": "a front is at server.max_connections and closed a new connection",
     "limit_reached": "a peer was turned away because its address, or this connection, did too much",
+    "proxy_refused": "a connection to server.proxy_listen was closed: who sent it, or what, is not accepted",
     # written by the front for a session
     "cache_unwritable": "the statcache could not be written; the session was served from memory",
     "cache_damaged": "the statcache was unusable and was rebuilt",

@@ -113,6 +113,15 @@ def test_addresses_and_networks_take_their_normal_form(write: Write) -> None:
         ("server", 'listen = ["*:110"]', "server.listen[1] = ", '"0.0.0.0:110" and "[::]:110"'),
         ("server", 'listen = ["127.0.0.1:0", "[::1]:1", "[::1]:1"]', "server.listen[3] = ", "twice"),
         ("server", 'listen = ["127.0.0.1:1", "0.0.0.0:1"]', "server.listen[1] = ", "already includes"),
+        (
+            "server",
+            'proxy_listen = ["localhost:110"]',
+            "server.proxy_listen[1] = ",
+            "an IP address and a port",
+        ),
+        ("server", 'proxy_networks = ["192.0.2.1/24"]', "server.proxy_networks[1] = ", '"192.0.2.0/24"'),
+        ("server", "proxy_timeout_s = 0", "server.proxy_timeout_s = 0", "a number of seconds"),
+        ("server", 'xclient_networks = ["lan"]', "server.xclient_networks[1] = ", "an IP address or"),
         ("server", 'run_dir = "run/gpop"', "server.run_dir = ", "an absolute path"),
         ("server", 'hostname = "a b"', "server.hostname = ", "a host name"),
         ("session", 'jail = "maildr"', "session.jail = ", 'did you mean "maildir"?'),
@@ -138,6 +147,24 @@ def test_a_bad_value_is_named_with_what_would_be_right(
     text = str(only_problem(path))
     assert text.startswith(f"{path}:6: {key}"), text
     assert hint in text, text
+
+
+@pytest.mark.parametrize(
+    ("lines", "error", "warning"),
+    [
+        ('proxy_listen = ["[::1]:110"]\nproxy_networks = ["192.0.2.7"]', "", ""),
+        ('proxy_listen = ["[::1]:1110"]\nproxy_networks = ["192.0.2.7"]', "server.proxy_listen[1]", ""),
+        ('proxy_listen = ["[::1]:110"]', "server.proxy_networks", ""),
+        ('proxy_networks = ["192.0.2.7"]', "", "server.proxy_networks"),
+        ('proxy_listen = ["[::1]:110"]\nproxy_networks = ["::/0"]', "", "server.proxy_networks[1]"),
+        ('xclient_networks = ["192.0.2.7", "0.0.0.0/0"]', "", "server.xclient_networks[2]"),
+    ],
+)
+def test_proxies_are_listened_for_and_named(write: Write, lines: str, error: str, warning: str) -> None:
+    """An address for balancers that nobody may use, or balancers without one; and a network of everybody."""
+    checked = reading.read(write(f"{SOURCE}\n[server]\n{lines}\n"))
+    assert [problem.key for problem in checked.errors] == ([error] if error else [])
+    assert [problem.key for problem in checked.warnings] == ([warning] if warning else [])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ PEERS = ("127.0.0.1", "::1", "192.0.2.9", "2001:db8::1", "198.51.100.1", "fe80::
 def test_who_may_log_in_without_tls(cleartext, allowed):
     """USER and SASL go together; STLS is there for everybody, if there is a certificate."""
     for with_tls in (True, False):
-        offers = Offers(cleartext, NETWORKS, with_tls)
+        offers = Offers(cleartext, NETWORKS, with_tls, ())
         for peer in PEERS:
             offer = offers.in_cleartext(peer)
             assert offer.user == bool(offer.mechanisms) == (peer in allowed)

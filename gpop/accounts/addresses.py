@@ -13,6 +13,7 @@ import socket
 from collections.abc import Sequence
 
 MAPPED_PREFIX = b"\0" * 10 + b"\xff\xff"
+ADDRESS_OCTETS = (4, 16)
 
 
 def packed(peer: str) -> bytes:
@@ -27,6 +28,11 @@ def packed(peer: str) -> bytes:
         # 20 octets: as long as no address, so that no text can pass for one.
         return hashlib.blake2b(peer.encode("utf-8", "backslashreplace"), digest_size=20).digest()
     return address[12:] if address.startswith(MAPPED_PREFIX) else address
+
+
+def is_address(text: str) -> bool:
+    """Say whether `text` is an IP address and nothing else: what a client over TCP has, without a zone."""
+    return "%" not in text and len(packed(text)) in ADDRESS_OCTETS
 
 
 def source_of(peer: str) -> bytes:

@@ -29,7 +29,7 @@ from typing import Any
 
 from gpop import events
 from gpop.accounts.account import SYS_PERM, SYS_TEMP, Accepted, Refused, Verdict
-from gpop.accounts.addresses import packed
+from gpop.accounts.addresses import Networks, is_address, packed
 from gpop.accounts.sources import Source
 from gpop.auth import starting
 from gpop.auth.deciding import Attempt, Decider
@@ -94,6 +94,8 @@ class Auth:
         self.fronts: dict[int, socket.socket] = {}
         self.draining = False
         self.drain_at_once = False
+        # Who may say whom they speak for; see `_peer_of`.
+        self.spokesmen = Networks([*settings.proxy_networks, *settings.xclient_networks])
         self._outbox: deque[tuple[bytes, Login]] = deque()
         self._broker_busy = False
         self._poller = select.epoll()
@@ -254,7 +256,8 @@ class Auth:
             channel.check_login_descriptors(*fds)
             fields = frame.fields
             # With a relay the session gets an end of it; whom it is for the client's own stream says.
-            peer = _peer_of(fds[2 if frame.kind == messages.RELAYED_LOGIN else 0], fields["peer"])
+            stream = fds[2 if frame.kind == messages.RELAYED_LOGIN else 0]
+            peer = _peer_of(stream, fields["peer"], self.spokesmen)
             login = Login(fields, *fds[:2])
         except messages.BadFrame as error:
             channel.close_all(fds)
@@ -351,15 +354,17 @@ def _auth_us(attempt: Attempt) -> int:
     return int(((attempt.decided_s or time.monotonic()) - attempt.arrived_s) * 1e6)
 
 
-def _peer_of(client: int, peer: str) -> int:
+def _peer_of(client: int, peer: str, spokesmen: Networks) -> int:
     """
     Check that a login comes from whom the front says.
 
     Penalties hang on the address: a front that was taken over must not guess in others' names.
-    Behind a unix socket only the front knows; see `Attempt.peer_is_verified`.
+    Behind a unix socket only the front knows; see `Attempt.peer_is_verified`. Of a stream that the
+    kernel says comes from a proxy or a trusted XCLIENT host, the front is believed: nobody else
+    has read for whom that one speaks, and what this costs is in docs/security.md.
 
     Raises:
-        BadFrame: the stream comes from another address.
+        BadFrame: the stream comes from another address, or what it is said to come from is none.
     """
     stream = _socket_of(client, _socket.SOCK_STREAM)
     try:
@@ -370,8 +375,12 @@ def _peer_of(client: int, peer: str) -> int:
         stream.detach()
     if not isinstance(address, tuple):
         return UNVERIFIED
-    if address[0] != peer and packed(address[0]) != packed(peer):
+    if address[0] == peer or packed(address[0]) == packed(peer):
+        return VERIFIED
+    if address[0] not in spokesmen:
         raise messages.BadFrame("login.peer is not the peer of the stream")
+    if not is_address(peer):
+        raise messages.BadFrame("login.peer is no address")
     return VERIFIED
 
 

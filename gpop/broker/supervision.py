@@ -117,8 +117,9 @@ class Generation:
             *(["--console"] if self.log.console else []),
             *(["--debug"] if self.settings["broker"]["log_level"] == "debug" else []),
         ]
-        for (_, tls), sock in listening.items():
-            arguments.append(f"{'tls' if tls else 'plain'}:{sock.fileno()}")
+        # Under the addresses that the config has for them: what else it says of these the front looks up.
+        for (address, tls), sock in listening.items():
+            arguments.append(f"{'tls' if tls else 'plain'}:{address}={sock.fileno()}")
         return start_program(arguments, keep)
 
     def serve(self) -> None:

@@ -57,6 +57,10 @@ class FrontSettings:
     tls_certificates: list[list[str]]
     tls_min_version: str
     tls_ciphers: str
+    proxy_listen: list[str]  # those of BrokerSettings.listen where a PROXY header comes first
+    proxy_networks: list[str]
+    proxy_timeout_s: float
+    xclient_networks: list[str]
     log_format: str
     log_level: str
     log_dialogue_users: list[str]
@@ -78,6 +82,8 @@ class AuthSettings:
     check_timeout_s: float
     refusal_time_s: float
     trusted_networks: list[str]
+    proxy_networks: list[str]
+    xclient_networks: list[str]
     penalty_forget_s: float
     cache_enabled: bool
     cache_lifetime_s: float

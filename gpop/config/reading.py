@@ -245,6 +245,7 @@ def _check_combinations(reading: Reading) -> None:
     if values["listen_tls"] and not values["tls_certificates"]:
         text = "without a certificate there is no TLS: set tls.certificates"
         reading.error(("server", "listen_tls"), text, values["listen_tls"])
+    _check_proxies(reading, addresses)
     if values["autologout_s"] < RFC_AUTOLOGOUT_S:
         text = f"below the {RFC_AUTOLOGOUT_S} seconds that RFC 1939 section 3 demands at least"
         reading.warn(("session", "autologout_s"), text, values["autologout_s"])
@@ -256,6 +257,27 @@ def _check_combinations(reading: Reading) -> None:
         reading.warn(("session", "lock"), text, False)
 
 
+def _check_proxies(reading: Reading, addresses: set[str]) -> None:
+    """Whether the addresses for load balancers are listened on, and somebody may connect there."""
+    values = reading.values
+    for where, address in reading.elements["proxy_listen"]:
+        if address not in addresses:
+            text = "not an address of server.listen or server.listen_tls; expected one that stands there too"
+            reading.error(where, text, address)
+    if values["proxy_listen"] and not values["proxy_networks"]:
+        text = "nobody may connect to the addresses of server.proxy_listen; expected the balancers' addresses"
+        reading.error(("server", "proxy_networks"), text, [])
+    elif values["proxy_networks"] and not values["proxy_listen"]:
+        text = "without server.proxy_listen nobody sends a PROXY header, and these are trusted for nothing"
+        reading.warn(("server", "proxy_networks"), text)
+    for key in ("proxy_networks", "xclient_networks"):
+        for where, network in reading.elements[key]:
+            if network in EVERYBODY:
+                text = "everybody may take any address for their own, so that penalties stop nobody"
+                reading.warn(where, text, network)
+
+
+EVERYBODY = ("0.0.0.0/0", "::/0")
 RFC_AUTOLOGOUT_S = 600
 
 

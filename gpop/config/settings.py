@@ -151,8 +151,9 @@ SETTINGS: tuple[Setting, ...] = (
         64,
         Whole(1, 1_000_000),
         "Connections that one front holds at once of one address (an IPv4 address or an IPv6 /64), sessions "
-        "included. More are told [SYS/TEMP]. accounts.trusted_networks are exempt. With several fronts an "
-        "address may have as many at each.",
+        "included. More are told [SYS/TEMP]. accounts.trusted_networks are exempt, and so are "
+        "server.xclient_networks until they have said for whom they speak. With several fronts an address "
+        "may have as many at each.",
         "Too low: an office or a provider that hides many users behind one address is turned away. Too high: "
         "one address can take all of server.max_connections.",
         unit="connections per front",
@@ -165,6 +166,40 @@ SETTINGS: tuple[Setting, ...] = (
         "Too short: slow lines, and people who type the protocol by hand, are cut off. Too long: idle "
         "strangers hold connections.",
         unit="seconds",
+    ),
+    Setting(
+        "server.proxy_listen",
+        [],
+        ListOf(ListenAddress(), may_be_empty=True),
+        "Those addresses of server.listen and server.listen_tls that only load balancers connect to: there "
+        "every connection begins with a PROXY header (version 1 or 2), which says who the client is; TLS, if "
+        "it is due, comes behind it. At the others none ever does.",
+        "A balancer that sends no header to such an address, or one to another address, gets nowhere.",
+    ),
+    Setting(
+        "server.proxy_networks",
+        [],
+        ListOf(Network(), may_be_empty=True),
+        "The load balancers: who may connect to server.proxy_listen. What they say of a client's address "
+        "and of its TLS is believed.",
+        "Too wide: whoever is in there names any address as their own, so that penalties and allow_nets do "
+        "not stop them. Too narrow: the balancer's connections are closed, and the log says so.",
+    ),
+    Setting(
+        "server.proxy_timeout_s",
+        10,
+        Seconds(0.1, 300),
+        "How long a load balancer may take to send the PROXY header.",
+        "Below 3 one lost packet on the way costs the connection. Long: only idle connections.",
+        unit="seconds",
+    ),
+    Setting(
+        "server.xclient_networks",
+        [],
+        ListOf(Network(), may_be_empty=True),
+        "Proxies that speak POP3 themselves, as Dovecot's does, and say with XCLIENT who their client is.",
+        "A balancer that only passes octets on must not stand here: its clients could then give XCLIENT "
+        "themselves, and take any address for their own.",
     ),
     Setting(
         "server.grace_time_s",
@@ -411,7 +446,8 @@ SETTINGS: tuple[Setting, ...] = (
         Choice(("never", "trusted", "always")),
         "From where passwords are taken without TLS: from nowhere, from this machine and "
         "accounts.trusted_networks, or from everywhere. Others are refused at USER already, and offered STLS "
-        "if there is a certificate.",
+        "if there is a certificate. TLS that a proxy in front of gpop tells of counts "
+        "(server.proxy_networks, server.xclient_networks).",
         '"always": everybody on the way can read passwords. "never": a webmail on this machine has to speak '
         "TLS.",
     ),

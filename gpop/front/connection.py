@@ -1,9 +1,9 @@
 """
 PROCESS (part of the front): one peer, from its greeting until it leaves or its session ends.
 
-Speaks AUTHORIZATION, hands a login to auth together with the client's stream, and from then
-on waits on the session channel and nowhere else; it never gives up first. What comes there
-is the log's (`session_closed`). It holds a password only from PASS to the hand-over.
+Hears a balancer out, if one comes first, and speaks AUTHORIZATION. It hands a login to auth together with the
+client's stream, and from then on waits on the session channel and nowhere else (`outcome`); it never gives
+up first. It holds a password only from PASS to the hand-over.
 """
 
 from __future__ import annotations
@@ -16,35 +16,30 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from gpop import events
+from gpop.front import proxies, xclient
 from gpop.front.limits import UNCOUNTED
+from gpop.front.outcome import Outcome
 from gpop.front.preparation import prepare
+from gpop.front.proxy_header import Header
 from gpop.front.relay import Relay
-from gpop.front.transport import READABLE, TlsTransport, Transport
+from gpop.front.transport import TlsTransport, Transport
 from gpop.pop3 import decisions, wire
 from gpop.pop3.authorization import LOGIN_REFUSED, Authorization
-from gpop.pop3.commands import Offer, without_secret
+from gpop.pop3.commands import without_secret
 from gpop.pop3.languages import Speech
 from gpop.privsep import channel, messages
-from gpop.privsep.messages import Frame
 
 if TYPE_CHECKING:
     from gpop.front.front import Front
 
-# A frame from auth or a session; only PIPELINED is larger, and a front never receives that.
-MAX_ANSWER_OCTETS = 8192
 # A peer that is refused this often, or sends so much nonsense, has to connect again.
 MAX_REFUSALS = 5
 MAX_BAD_COMMANDS = 25
-# Nobody waits for the front once a login is handed over: the session answers the client itself. By now it
-# has come this far, and what auth and session have said since is read in one go, and not with a wake-up each.
-HAND_OVER_S = 0.005
 # Nor does any client say so much before it logs in, good or bad; the most that one needs is some 30 lines,
 # with a challenge and its response in each of its refused logins.
 MAX_LINES = 100
 # After so many lines the others have their turn. A login takes three or four.
 LINES_IN_A_ROW = 8
-# A session notes each kind of thing once or twice; its dialogue, if it was asked for, is as long as it is.
-MAX_NOTES = 100
 
 REFUSALS = {
     "AUTH": LOGIN_REFUSED,
@@ -57,36 +52,20 @@ TOO_MANY_CONNECTIONS = wire.err("Too many connections from your address, please 
 TOO_MANY_LINES = wire.err("Too many commands without a login, please connect again", "SYS/TEMP")
 # A login that no account can be meant by (an empty password, say) is refused without asking auth.
 REFUSED_HERE = {"user": "", "source": "front"}
-NO_COUNTS = [0] * len(messages.COUNTS)
-
-
-class Outcome:
-    """What became of one login: everything that came on its session channel."""
-
-    __slots__ = ("accepted", "dialogue", "notes", "refused", "served", "totals")
-
-    def __init__(self, dialogue: bool) -> None:
-        self.dialogue = dialogue  # whether the session was asked for its dialogue
-        self.accepted: dict[str, Any] | None = None
-        self.refused: dict[str, Any] | None = None
-        self.served = False
-        self.totals: dict[str, Any] | None = None
-        self.notes = 0
-
-    def is_whole(self) -> bool:
-        """Whether nothing more may come. What ends without having served is waited for: see `Session.run`."""
-        return self.served and self.totals is not None
-
-    def may_note(self, event: str) -> bool:
-        """Whether the session may have this written: one that was taken over must not flood the log."""
-        self.notes += 1
-        if event in events.DIALOGUE_NOTES:
-            return self.dialogue
-        return event in events.SESSION_NOTES and (self.dialogue or self.notes <= MAX_NOTES)
+CLIENT_TAKEN = wire.ok("Now speak for that client")
+BAD_XCLIENT = wire.err("XCLIENT needs ADDR=, an IP address, and may have PORT=, DESTADDR=, DESTPORT=")
 
 
 class Connection:
-    """One peer, from its greeting until it leaves or its session ends. It has one timer, for the time-out."""
+    """
+    One peer, from its greeting until it leaves or its session ends. It has one timer, for the time-out.
+
+    Attributes:
+        peer, local: the client, and the address it connected to: the ends of the connection, unless a
+            proxy has said whom it speaks for.
+        proxy: the address of that proxy, else None.
+        tls_at_proxy: the version of the TLS between the client and that proxy; None without.
+    """
 
     __slots__ = (
         "authorization",
@@ -95,30 +74,44 @@ class Connection:
         "greenlet",
         "local",
         "peer",
+        "proxied",
+        "proxy",
         "reader",
         "refusals",
         "relay",
         "session_stream",
         "source",
         "timer",
+        "tls_at_proxy",
         "transport",
     )
 
-    def __init__(self, front: Front, client: _socket.socket, address: tuple[Any, ...]) -> None:
+    def __init__(
+        self, front: Front, client: _socket.socket, address: tuple[Any, ...], proxied: bool = False
+    ) -> None:
+        """`proxied`: it begins with a PROXY header."""
         self.front = front
         self.client = client
         self.peer = address[:2]
         self.local = client.getsockname()[:2]
+        self.proxied = proxied
+        self.proxy: str | None = None
+        self.tls_at_proxy: str | None = None
         self.reader = wire.LineReader()
-        self.authorization = self._authorization(front.offers.in_cleartext(self.peer[0]))
         self.refusals = 0
         self.source = UNCOUNTED  # whose connections this one is counted among
         self.greenlet = gevent.getcurrent()
         self.transport = Transport(front.hub, client)
+        self.authorization = self._authorization()
         # Of a peer inside TLS: our end of its session's stream, and what moves octets between the two.
         self.session_stream: _socket.socket | None = None
         self.relay: Relay | None = None
         self.timer = front.hub.loop.timer(front.settings.login_timeout_s)
+
+    @property
+    def secured_by_proxy(self) -> bool:
+        """Whether the client speaks TLS to a trusted proxy: its password did not come readable."""
+        return self.tls_at_proxy is not None
 
     def close(self) -> None:
         """Close the client's stream, and wait for nothing any more."""
@@ -160,12 +153,9 @@ class Connection:
             TimeoutError: the peer has not said a whole line, or not taken an answer, for the time-out.
             OSError: the peer is gone.
         """
-        if not self.admit():
-            return "too_many_connections"
-        self._expect_line()
-        if tls and not self._begin_tls():
-            return "no_tls"
-        self.transport.send(self.front.greeting)
+        reason = self._open(tls)
+        if reason:
+            return reason
         bad_commands = lines = turns = 0
         while True:
             turns += 1
@@ -190,6 +180,11 @@ class Connection:
                 self.log("command_received", "debug", detail=events.printable(octets))
             decision = self.authorization.handle(line)
             self.reader.sasl_response = self.authorization.awaits_sasl_response
+            if isinstance(decision, decisions.AnnouncedClient):
+                taken = self._take_client(decision.arguments)
+                if taken is None:
+                    return "too_many_connections"
+                decision = taken
             if isinstance(decision, decisions.Login):
                 line = b""  # it may hold the password, and this frame lives as long as the session
                 ended = self._login(decision)
@@ -200,7 +195,7 @@ class Connection:
                 bad_commands += decision.octets.startswith(b"-ERR")
                 if isinstance(decision, decisions.RefusedLogin):
                     refused = REFUSED_HERE | {"reason": decision.reason, "code": decision.code}
-                    self._log_refusal(decision, refused)
+                    self.log_refusal(decision, refused)
                 elif isinstance(decision, decisions.StartTls):
                     if not self._begin_tls():
                         return "no_tls"
@@ -210,6 +205,43 @@ class Connection:
                 return "too_many_refusals"
             if bad_commands >= MAX_BAD_COMMANDS:
                 return "too_many_errors"
+
+    def _open(self, tls: bool) -> str:
+        """Do what comes before the first line, up to the greeting; returns why it ended there, "" if not."""
+        if self.proxied:
+            header = proxies.header_of(self)
+            if header is None:
+                return "proxy_refused"
+            self._speak_for(header)
+        if not self.admit():
+            return "too_many_connections"
+        self._expect_line()
+        if tls and not self._begin_tls():
+            return "no_tls"
+        front = self.front
+        self.transport.send(front.xclient_greeting if self._may_announce() else front.greeting)
+        return ""
+
+    def _speak_for(self, header: Header) -> None:
+        """From here on the peer is the client of whom a proxy speaks, if it speaks of one."""
+        if header.peer and header.local:
+            self.proxy = self.proxy or self.peer[0]
+            self.peer, self.local, self.tls_at_proxy = header.peer, header.local, header.tls
+        self.authorization = self._authorization()
+
+    def _take_client(self, arguments: bytes) -> decisions.Reply | None:
+        """Carry out XCLIENT, as if that client had connected; None if it may not, and is closed."""
+        try:
+            self._speak_for(xclient.parse(arguments, self.local))
+        except xclient.BadXclient:
+            return decisions.Reply(BAD_XCLIENT)
+        return decisions.Reply(CLIENT_TAKEN) if self.admit() else None
+
+    def _may_announce(self) -> bool:
+        """Whether the peer, as it is known now, may say with XCLIENT for whom it speaks."""
+        if self.proxied and self.proxy is None:
+            return False  # a balancer that named nobody: whose octets these are it has not said
+        return self.peer[0] in self.front.xclient_hosts
 
     def _expect_line(self) -> None:
         """Begin the time-out anew: it counts from one line to the next, whatever comes between."""
@@ -241,17 +273,22 @@ class Connection:
             self.log("tls_failed", reason="timeout")
             return False
         self.reader = wire.LineReader()
-        self.authorization = self._authorization(self.front.offers.over_tls)
+        self.authorization = self._authorization()
         self._expect_line()
         return True
 
-    def _authorization(self, offer: Offer) -> Authorization:
-        """Return the conversation from its beginning, for a peer with this offer."""
-        return Authorization(offer, Speech(self.front.languages), prepare)
+    def _authorization(self) -> Authorization:
+        """Return the conversation from its beginning, for the peer and its TLS as they are known now."""
+        offers, tls = self.front.offers, self.secured_by_proxy or isinstance(self.transport, TlsTransport)
+        offer = offers.over_tls if tls else offers.in_cleartext(self.peer[0])
+        return Authorization(offer, Speech(self.front.languages), prepare, self._may_announce())
 
-    def _tls_facts(self) -> dict[str, str | None]:
-        """What the log says of TLS."""
-        version, cipher = self.transport.facts() if isinstance(self.transport, TlsTransport) else (None, None)
+    def tls_facts(self) -> dict[str, str | None]:
+        """What the log says of TLS: of our own, or else of what a proxy has told of."""
+        if isinstance(self.transport, TlsTransport):
+            version, cipher = self.transport.facts()
+        else:
+            version, cipher = f"{self.tls_at_proxy} (proxy)" if self.tls_at_proxy else None, None
         return {"tls": version, "cipher": cipher}
 
     def _reply(self, octets: bytes) -> None:
@@ -265,6 +302,8 @@ class Connection:
         peer, peer_port = self.peer
         local, local_port = self.local
         write = getattr(self.front.logger, level)
+        if self.proxy:
+            fields["proxy"] = self.proxy
         write(event, peer=peer, peer_port=peer_port, local=local, local_port=local_port, **fields)
 
     # Logging in
@@ -280,21 +319,22 @@ class Connection:
         started = time.monotonic()
         login_id = self.front.new_login_id()
         unread = self.reader.take_rest()
-        outcome = Outcome(self.front.events.debug or login.name in self.front.dialogue_users)
+        dialogue = self.front.events.debug or login.name in self.front.dialogue_users
+        outcome = Outcome(self, login, login_id, started, dialogue)
         try:
-            session_channel = self._hand_over(login_id, login, started, unread, outcome.dialogue)
+            session_channel = self._hand_over(login_id, login, started, unread, dialogue)
             try:
-                self._follow(login_id, session_channel, outcome)
+                outcome.follow(session_channel)
             finally:
                 session_channel.close()
         except OSError:
             pass  # auth is gone, or the process that held the channel: the outcome is what it is
         if outcome.served:
-            self._log_session(login_id, login, started, outcome)
+            outcome.log_session()
             if self.relay:
                 self.relay.wait()
             return "session"
-        refused = self._log_unserved(login_id, login, started, outcome)
+        refused = outcome.log_unserved()
         answer = REFUSALS.get(refused["code"], REFUSALS["SYS/TEMP"])
         if outcome.accepted:
             # RFC 1939 §4 lets a server close here.
@@ -363,53 +403,7 @@ class Connection:
         channel.set_autologout(theirs, self.front.settings.autologout_s)
         return [theirs]
 
-    def _follow(self, login_id: int, session_channel: _socket.socket, outcome: Outcome) -> None:
-        """Take what comes on the session channel until nothing more may come, or it closes."""
-        hub = self.front.hub
-        if not isinstance(self.transport, TlsTransport):
-            gevent.sleep(HAND_OVER_S)  # inside TLS the session's answer waits for us
-        # One watcher for the whole session; a cooperative socket would make and close two.
-        watcher = hub.loop.io(session_channel.fileno(), READABLE)
-        try:
-            while not outcome.is_whole():
-                try:
-                    frame, _ = channel.receive(session_channel, MAX_ANSWER_OCTETS)
-                except BlockingIOError:
-                    hub.wait(watcher)
-                    continue
-                if not self._take(frame, login_id, outcome):
-                    raise messages.BadFrame(f"{frame!r} may not come now")
-        except channel.ChannelClosed:
-            return
-        except messages.BadFrame as error:
-            self.log("frame_rejected", "error", login_id=login_id, sender="session", problem=str(error))
-        finally:
-            watcher.close()
-
-    def _take(self, frame: Frame, login_id: int, outcome: Outcome) -> bool:
-        """Enter a frame into the outcome; returns False for one that may not come (now, or so often)."""
-        kind, fields = frame.kind, frame.fields
-        if kind == messages.ACCEPTED and not (outcome.accepted or outcome.served):
-            outcome.accepted = fields
-        elif kind == messages.REFUSED and not (outcome.refused or outcome.served):
-            outcome.refused = fields
-        elif kind == messages.SERVING and outcome.accepted and not outcome.served:
-            outcome.served = True
-            self._give_up_stream()
-        elif kind == messages.NOTED and outcome.may_note(fields["event"]):
-            detail = events.printable(fields["detail"].encode())
-            self.log(fields["event"], events.SESSION_NOTES[fields["event"]], login_id=login_id, detail=detail)
-        elif (
-            kind == messages.TOTALS
-            and outcome.totals is None
-            and len(fields["counts"]) == len(messages.COUNTS)
-        ):
-            outcome.totals = fields
-        else:
-            return False
-        return True
-
-    def _give_up_stream(self) -> None:
+    def give_up_stream(self) -> None:
         """A session serves: the stream is its alone, or what is inside TLS is."""
         if isinstance(self.transport, TlsTransport) and self.session_stream:
             # A session looks twice before it gives up (`stream`): it is to be first, and to say why.
@@ -420,31 +414,7 @@ class Connection:
             # O_NONBLOCK and all belong to the open file.
             channel.close_socket(self.client)
 
-    def _log_unserved(
-        self, login_id: int, login: decisions.Login, started: float, outcome: Outcome
-    ) -> dict[str, Any]:
-        """Log that there is no session; returns the refusal."""
-        refused, fault = outcome.refused, None
-        if refused is None:
-            # Nobody refused and nobody served: the process that had the login has ended.
-            reason = "session_gone" if outcome.accepted else "auth_gone"
-            if outcome.totals:
-                reason, fault = outcome.totals["close_reason"], outcome.totals["fault"] or None
-            refused = {"code": "SYS/TEMP", "reason": reason, "user": "", "source": "", "auth_us": 0}
-        if outcome.accepted:
-            # Who it was auth has said. What refuses after that may be a session that was taken over.
-            refused["user"] = outcome.accepted["user"]
-        self._log_refusal(
-            login,
-            refused,
-            login_id=login_id,
-            auth_ms=_milliseconds(refused["auth_us"]),
-            duration_ms=_milliseconds((time.monotonic() - started) * 1e6),
-            **({"fault": fault} if fault else {}),
-        )
-        return refused
-
-    def _log_refusal(
+    def log_refusal(
         self, login: decisions.Login | decisions.RefusedLogin, refused: dict[str, Any], **fields: Any
     ) -> None:
         """Write the line of a refused login: one, at once, with the peer's address. Of limits' some."""
@@ -461,39 +431,11 @@ class Connection:
             code=refused["code"],
             reason=refused["reason"],
             source=refused["source"] or None,
-            **self._tls_facts(),
+            **self.tls_facts(),
             **fields,
-        )
-
-    def _log_session(self, login_id: int, login: decisions.Login, started: float, outcome: Outcome) -> None:
-        """Write the canonical line of a session."""
-        accepted, totals = outcome.accepted or {}, outcome.totals or {"close_reason": "fault"}
-        counts = dict(zip(messages.COUNTS, totals.get("counts", NO_COUNTS), strict=False))
-        fault = totals.get("fault") or (None if outcome.totals else "the session ended without its totals")
-        self.log(
-            "session_closed",
-            "error" if totals["close_reason"] in ("fault", "unavailable") else "info",
-            login_id=login_id,
-            user=accepted.get("user"),
-            account=accepted.get("account"),
-            **self._tls_facts(),
-            mechanism=login.mechanism,
-            auth_source=accepted.get("source"),
-            auth_ms=_milliseconds(accepted.get("auth_us", 0)),
-            cache=totals.get("cache") or None,
-            cache_reason=totals.get("cache_reason") or None,
-            cache_ms=_milliseconds(counts.pop("cache_us")),
-            **counts,
-            duration_ms=_milliseconds((time.monotonic() - started) * 1e6),
-            close_reason=totals["close_reason"],
-            **({"fault": fault} if fault else {}),
         )
 
 
 def _reason(error: ssl.SSLError) -> str:
     """What went wrong in a handshake, in OpenSSL's words: an alert of the peer's, or what does not fit."""
     return (error.reason or "unknown").lower()
-
-
-def _milliseconds(microseconds: float) -> float:
-    return round(microseconds / 1000, 3)

@@ -26,12 +26,14 @@ import gevent.server
 import gevent.socket
 
 from gpop import events, languages
-from gpop.accounts.addresses import source_of
+from gpop.accounts.addresses import Networks, source_of
 from gpop.certificates import SOON_DAYS, Certificates, Unusable, load
 from gpop.config import FrontSettings
-from gpop.front.connection import MAX_ANSWER_OCTETS, Connection
+from gpop.front.connection import Connection
 from gpop.front.limits import Addresses, LogGate
 from gpop.front.offers import Offers
+from gpop.front.outcome import MAX_ANSWER_OCTETS
+from gpop.front.proxies import RefusalLines
 from gpop.front.transport import SEND_FLAGS
 from gpop.pop3 import wire
 from gpop.pop3.authorization import greeting
@@ -46,30 +48,38 @@ CROWDED = wire.err("Too many connections, please try again later", "SYS/TEMP")
 MAX_IDLE_GREENLETS = 16
 
 
+# An inherited listening socket: the address as the config has it, whether TLS begins at once, the descriptor.
+Listening = tuple[str, bool, int]
+
+
 class Listener(gevent.server.StreamServer):
-    """Accepts, and makes plain sockets of what it accepts: `connection` waits for them itself."""
+    """
+    Accepts, and makes plain sockets of what it accepts: `connection` waits for them itself.
+
+    `proxied`: it listens at an address of server.proxy_listen. `tls`: TLS comes before the greeting.
+    """
 
     # With other fronts on the same socket, take one at a time and leave them the rest.
     max_accept = 1
+    proxied = tls = False
 
-    def do_read(self) -> tuple[_socket.socket, tuple[Any, ...]] | None:
+    def do_read(self) -> tuple[_socket.socket, tuple[Any, ...], bool, bool] | None:
         """Accept one connection; None if another front was faster."""
         try:
             fd, address = self.socket._accept()
         except BlockingIOError:
             return None
-        return _socket.socket(self.family, _socket.SOCK_STREAM, 0, fd), address
+        return _socket.socket(self.family, _socket.SOCK_STREAM, 0, fd), address, self.proxied, self.tls
 
 
 class Front:
     """The process: its listening sockets, its connections, its ways to the broker and to auth."""
 
     def __init__(
-        self, settings: FrontSettings, control_fd: int, listening: list[tuple[int, bool]], log: events.Log
+        self, settings: FrontSettings, control_fd: int, listening: list[Listening], log: events.Log
     ) -> None:
         self.settings = settings
-        # Inherited sockets, and whether TLS begins at once, until they are used.
-        self.listening = listening
+        self.listening = listening  # until they are used
         self.events = log
         self.logger = events.structured(log)
         self.hub = gevent.get_hub()
@@ -82,7 +92,9 @@ class Front:
         self.before_login: set[gevent.Greenlet] = set()
         self.idle: list[gevent.Greenlet] = []
         self.connections = 0
-        self.addresses = Addresses(settings.max_connections_per_address, settings.trusted_networks)
+        # Who speaks for others is not counted as long as it has not said for whom.
+        uncounted = [*settings.trusted_networks, *settings.xclient_networks]
+        self.addresses = Addresses(settings.max_connections_per_address, uncounted)
         self.gate = LogGate()
         self.draining = False
         self.closing = False  # peers before login are closed
@@ -92,8 +104,12 @@ class Front:
         announced = policies(settings.login_delay_s, settings.expire_retrieved_days)
         with_tls = self.certificates is not None
         self.offers = Offers(settings.cleartext, settings.trusted_networks, with_tls, announced)
-        self.greeting = greeting(f"{settings.hostname or socket.gethostname()} POP3 server ready")
+        text = f"{settings.hostname or socket.gethostname()} POP3 server ready"
+        self.greeting, self.xclient_greeting = greeting(text), greeting(text, xclient=True)
         self.languages = Languages(languages.FILES, settings.language)
+        self.proxies = Networks(settings.proxy_networks)
+        self.xclient_hosts = Networks(settings.xclient_networks)
+        self.refusal_lines = RefusalLines()
         # Unique among all fronts and restarts, and below 2**53: a number to every reader of JSON.
         self.last_login_id = int.from_bytes(os.urandom(4), "big") << 20
 
@@ -136,11 +152,12 @@ class Front:
 
     def listen(self) -> None:
         """Accept on the inherited listening sockets."""
-        inherited, self.listening = self.listening, []
-        for fd, tls in inherited:
+        listening, self.listening = self.listening, []
+        for address, tls, fd in listening:
             plain = socket.socket(fileno=fd)
             listener = gevent.socket.socket(plain.family, plain.type, plain.proto, plain.detach())
-            server = Listener(listener, self._accepted_for_tls if tls else self._accepted, spawn=self._spawn)
+            server = Listener(listener, self._accepted, spawn=self._spawn)
+            server.proxied, server.tls = address in self.settings.proxy_listen, tls
             server.start()
             self.servers.append(server)
         self.logger.info("front_started", pid=os.getpid())
@@ -180,10 +197,7 @@ class Front:
         except OSError:
             return  # it was not in it
 
-    def _accepted_for_tls(self, client: _socket.socket, address: tuple[Any, ...]) -> None:
-        self._accepted(client, address, tls=True)
-
-    def _accepted(self, client: _socket.socket, address: tuple[Any, ...], tls: bool = False) -> None:
+    def _accepted(self, client: _socket.socket, address: tuple[Any, ...], proxied: bool, tls: bool) -> None:
         """Serve one connection, in a greenlet of its own: the one outermost handler for it."""
         if self.connections >= self.settings.max_connections:
             self._turn_away(client)
@@ -194,7 +208,7 @@ class Front:
         connection = None
         reason = "disconnect"
         try:
-            connection = Connection(self, client, address)
+            connection = Connection(self, client, address, proxied)
             reason = connection.speak(tls)
         except TimeoutError:
             reason = "timeout"
@@ -279,11 +293,16 @@ def _json_text(value: Any) -> str:
     return json.dumps(value).replace("\x7f", "\\u007f")
 
 
-def _options(arguments: list[str]) -> tuple[dict[str, str], list[tuple[int, bool]]]:
-    """Split `--name=value` from the listening sockets: their descriptors, and whether TLS begins at once."""
+def _options(arguments: list[str]) -> tuple[dict[str, str], list[Listening]]:
+    """Split `--name=value` from the listening sockets, `tls:address=descriptor` or `plain:...`."""
     named = dict(argument[2:].partition("=")[::2] for argument in arguments if argument.startswith("--"))
-    sockets = [argument.partition(":") for argument in arguments if not argument.startswith("--")]
-    return named, [(int(fd), kind == "tls") for kind, _, fd in sockets]
+    listening = []
+    for argument in arguments:
+        if not argument.startswith("--"):
+            kind, _, rest = argument.partition(":")
+            address, _, fd = rest.rpartition("=")
+            listening.append((address, kind == "tls", int(fd)))
+    return named, listening
 
 
 def main(arguments: list[str]) -> int:
@@ -299,9 +318,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _run(
-    settings: FrontSettings, control_fd: int, listening: list[tuple[int, bool]], log: events.Log
-) -> None:
+def _run(settings: FrontSettings, control_fd: int, listening: list[Listening], log: events.Log) -> None:
     """Become the service user, and be a front until the broker wants no more of it."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -16,7 +16,7 @@ import binascii
 from enum import Enum
 
 from gpop.pop3.commands import AUTHORIZATION, EVERY_LOGIN, LINE_REFUSALS, Offer, capability_list, parse
-from gpop.pop3.decisions import Close, Login, RefusedLogin, Reply, StartTls
+from gpop.pop3.decisions import AnnouncedClient, Close, Login, RefusedLogin, Reply, StartTls
 from gpop.pop3.languages import Languages, Speech
 from gpop.pop3.wire import LineError, err, multiline, ok
 
@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    AuthorizationDecision = Reply | Login | StartTls | Close
+    AuthorizationDecision = Reply | Login | StartTls | AnnouncedClient | Close
     # Returns the prepared form of a name or password, b"" if it has none; None if it is to be refused.
     Prepare = Callable[[bytes], bytes | None]
 
@@ -78,9 +78,17 @@ _FIRST_STEPS = {
 _SASL_STEPS = (Step.PLAIN_RESPONSE, Step.LOGIN_NAME, Step.LOGIN_PASSWORD)
 
 
-def greeting(text: str) -> bytes:
-    """The first line of a connection. Without "<": clients take `<...@...>` for an offer of APOP."""
-    return ok(text.replace("<", "").replace(">", ""))
+_XCLIENT = b"XCLIENT "
+
+
+def greeting(text: str, xclient: bool = False) -> bytes:
+    """
+    The first line of a connection. Without "<": clients take `<...@...>` for an offer of APOP.
+
+    With `xclient` it says that XCLIENT is welcome, in the way that Dovecot's proxy looks for.
+    """
+    line = ok(text.replace("<", "").replace(">", ""))
+    return line.replace(b"+OK ", b"+OK [XCLIENT] ", 1) if xclient else line
 
 
 class Authorization:
@@ -89,19 +97,24 @@ class Authorization:
 
     Every line goes to `handle`, and what comes back is to be done before the next one. After a `Login` no
     line is due until it is decided; if it is not accepted, `login_refused` is to be called.
+
+    `xclient`: the peer is a proxy that may say for whom it speaks, before it gives a name. To others that
+    is an unknown command like any other, and so it stands in no table and no capability list.
     """
 
-    __slots__ = ("_name", "_offer", "_prepare", "_step", "speech")
+    __slots__ = ("_name", "_offer", "_prepare", "_step", "_xclient", "speech")
 
     def __init__(
         self,
         offer: Offer = EVERY_LOGIN,
         speech: Speech | None = None,
         prepare: Prepare | None = None,
+        xclient: bool = False,
     ) -> None:
         """`prepare` is SASLprep (RFC 6856 §2.2), asked about what is not ASCII."""
         self._offer = offer
         self._prepare = prepare
+        self._xclient = xclient
         self.speech = speech or Speech(Languages({}))
         self._step = Step.NO_NAME
         self._name = b""
@@ -124,6 +137,10 @@ class Authorization:
     def handle(self, line: bytes | LineError) -> AuthorizationDecision:
         if self.awaits_sasl_response:
             return self._sasl_response(line)
+        if self._xclient and self._step is Step.NO_NAME and not isinstance(line, LineError):
+            keyword = line[: len(_XCLIENT)]
+            if keyword.upper() == _XCLIENT:
+                return AnnouncedClient(line[len(_XCLIENT) :])
         parsed = parse(line, AUTHORIZATION)
         if isinstance(parsed, Reply):
             return parsed

@@ -91,6 +91,20 @@ class Login(Decision):
         return "<hidden>" if field == "password" else super()._shown(field)
 
 
+class AnnouncedClient(Decision):
+    """
+    A proxy says with XCLIENT for whom it speaks: take the client in `arguments` for the peer, and begin anew.
+
+    It is the process around that reads them, as it reads the other ways in which proxies say it.
+    """
+
+    __slots__ = ("arguments",)
+    __match_args__ = ("arguments",)
+
+    def __init__(self, arguments: bytes) -> None:
+        self.arguments = arguments
+
+
 class Close(Decision):
     """Send `octets`, then close: QUIT in AUTHORIZATION."""
 

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 # RFC 2449 §4: a server with CAPA accepts commands of 255 octets, CRLF counted.
 MAX_COMMAND_OCTETS = 255
 # RFC 5034 §4 frees SASL responses from that limit. Clients also put OAuth tokens of several KiB on the
-# AUTH line itself, against the letter of the standard.
+# AUTH line itself, against the letter of the standard. A proxy's XCLIENT may be as long as it likes.
 MAX_SASL_OCTETS = 16384
+MAY_BE_LONG = (b"AUTH ", b"XCLIENT ")
 # RFC 2449 §4: the first line of a response, CRLF counted.
 MAX_REPLY_OCTETS = 512
 
@@ -99,8 +100,8 @@ class LineReader:
         return None
 
     def _limit(self, start: int) -> int:
-        long = self.sasl_response or self._octets[start : start + 5].upper() == b"AUTH "
-        return MAX_SASL_OCTETS if long else MAX_COMMAND_OCTETS
+        long = self._octets[start : start + 8].upper().startswith(MAY_BE_LONG)
+        return MAX_SASL_OCTETS if long or self.sasl_response else MAX_COMMAND_OCTETS
 
 
 def ok(text: str = "") -> bytes:

@@ -32,6 +32,8 @@ DEFAULTS: dict[str, Any] = {
     "check_timeout_s": 30.0,
     "refusal_time_s": 0.2,
     "trusted_networks": ["127.0.0.0/24"],  # so that other addresses of 127.0.0.0/8 are strangers
+    "proxy_networks": [],
+    "xclient_networks": [],
     "penalty_forget_s": 900.0,
     "cache_enabled": False,
     "cache_lifetime_s": 600.0,
@@ -95,9 +97,11 @@ class FakeFront:
         received_s: float | None = None,
         stream: socket.socket | None = None,
         prepared: tuple[bytes, bytes] = (b"", b""),
+        through: str = "",
     ) -> PendingLogin:
+        """Hand a login over; `through`: the address that the client's stream really comes from."""
         ours, theirs = channel.pair()
-        client, server = tcp_pair(peer) if stream is None else socket.socketpair()
+        client, server = tcp_pair(through or peer) if stream is None else socket.socketpair()
         received_s = time.monotonic() if received_s is None else received_s
         frame = messages.encode(
             messages.LOGIN,

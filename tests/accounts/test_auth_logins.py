@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -344,6 +345,46 @@ def test_a_front_that_lies_about_a_relay_is_ended(auth: AuthProcess, wrong: str)
         theirs.close()
         assert_ended(auth, front, problems[wrong])
     ours.close()
+
+
+BALANCER = "127.9.3.1"
+
+
+@pytest.fixture(params=["proxy_networks", "xclient_networks"])
+def behind_proxies(users: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[AuthProcess]:
+    """Auth, with a network whose hosts speak for others."""
+    sources = write(users, line("joe", "secret") + line("ann", "secret", "allow_nets=192.0.2.7/32"))
+    with running(sources, tmp_path, **{request.param: ["127.9.3.0/24"]}) as process:
+        yield process
+
+
+def test_a_front_is_believed_about_who_comes_through_a_proxy(behind_proxies: AuthProcess) -> None:
+    """Penalties and allow_nets are the client's; the proxy's address has none, and its own login no delay."""
+    login = partial(behind_proxies.front().login, through=BALANCER)
+    assert refusal(login(b"joe", b"wrong", "192.0.2.1")) == ("AUTH", "wrong_password")
+    held = login(b"joe", b"secret", "192.0.2.1")
+    assert accepted_by(behind_proxies, login(b"ann", b"secret", "192.0.2.7")) == "passwd-file"
+    assert refusal(login(b"ann", b"secret", "192.0.2.8")) == ("AUTH", "peer_not_allowed")
+    assert accepted_by(behind_proxies, login(b"joe", b"secret", BALANCER)) == "passwd-file"
+    assert not held.is_answered()
+    assert {event["peer"] for event in behind_proxies.events("penalty_raised")} <= {"192.0.2.1", "192.0.2.8"}
+
+
+def test_a_front_is_believed_about_nobody_else(behind_proxies: AuthProcess) -> None:
+    """Of a stream from elsewhere the kernel knows whose it is, proxies or not."""
+    front = broken_front(behind_proxies)
+    client, server = tcp_pair("127.9.2.1")
+    with client, server:
+        front.login(b"joe", b"secret", BALANCER, stream=server)
+        assert_ended(behind_proxies, front, "not the peer")
+
+
+@pytest.mark.parametrize("peer", ["", "x", "192.0.2.1 ", "fe80::1%eth0", "192.0.2.1\n", "x" * 64])
+def test_a_client_of_a_proxy_has_an_address(behind_proxies: AuthProcess, peer: str) -> None:
+    """It becomes PAM_RHOST and the key of penalties: a front that names anything else is ended."""
+    front = broken_front(behind_proxies)
+    front.login(b"joe", b"secret", peer, through=BALANCER)
+    assert_ended(behind_proxies, front, "no address")
 
 
 def test_a_front_can_not_guess_in_many_names(auth: AuthProcess, front: FakeFront) -> None:

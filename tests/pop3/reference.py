@@ -97,4 +97,4 @@ def read_lines(octets: bytes, sasl_response: bool = False) -> list[bytes | str]:
 
 
 def limit(line: bytes, sasl_response: bool) -> int:
-    return 16384 if sasl_response or line.upper().startswith(b"AUTH ") else 255
+    return 16384 if sasl_response or line.upper().startswith((b"AUTH ", b"XCLIENT ")) else 255

@@ -73,7 +73,7 @@ class PlayedBroker:
                 f"--control-fd={keep[0]}",
                 f"--settings-fd={keep[1]}",
                 f"--log-fd={keep[2]}",
-                f"plain:{keep[3]}",
+                f"plain:127.0.0.1:0={keep[3]}",
             ]
             self.pid = programs.start_program(arguments, keep)
         theirs.close()

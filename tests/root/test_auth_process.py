@@ -101,6 +101,18 @@ def test_nobody_tries_roots_password_here(tmp_path: Path, service: Path) -> None
         assert marker.exists()
 
 
+def test_pam_hears_of_the_client_and_not_of_its_proxy(tmp_path: Path, service: Path) -> None:
+    """PAM_RHOST is what pam_access and others decide by."""
+    script, seen = tmp_path / "note", tmp_path / "seen"
+    script.write_text(f'#!/bin/sh\necho "$PAM_RHOST" >> {seen}\n')
+    script.chmod(0o755)
+    service.write_text(f"auth required pam_exec.so quiet {script}\naccount required pam_permit.so\n")
+    with running(SOURCES, tmp_path, proxy_networks=["127.9.3.1"]) as auth:
+        login = auth.front().login(QUICK.encode(), b"x", "192.0.2.7", through="127.9.3.1")
+        assert accepted_by(auth, login) == "pam"
+    assert seen.read_text() == "192.0.2.7\n"
+
+
 def test_twenty_slow_checks_do_not_delay_another_source(tmp_path: Path, service: Path) -> None:
     """They may fill their own places; one is always there for others."""
     service.write_text(SLOW_FOR_ONE)
