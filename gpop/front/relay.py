@@ -76,9 +76,9 @@ class Relay:
     ) -> None:
         self._transport = transport
         self._session = session
-        # A peer that takes nothing for so long is gone. The session, which may look twice, is to find out
-        # before that, and say why it ends.
-        self._stall_s = 3 * autologout_s
+        # A peer that takes nothing for so long is gone. The session is to find out before that, and say why:
+        # a write that was taken in part, one that was not, and a second look are three times its timer.
+        self._stall_s = 4 * autologout_s + GOODBYE_S
         self._fault = fault
         self._hub = transport.hub
         self._ended = Event()
