@@ -45,14 +45,14 @@ class Gpop(Server):
             path = self.accounts.passwd_file(self.folder, self.tree, 0o600)
             source = f'type = "passwd-file"\npath = "{path}"'
         config = self.folder / "gpop.toml"
-        tls, listen_tls = "", "[]"
+        tls, listen_tls = "", ""  # nothing that an earlier gpop does not know
         if self.certificate:
             tls = f"[tls]\ncertificates = {json.dumps([self.certificate])}"
-            listen_tls = f'["127.0.0.1:{self.tls_port}"]'
+            listen_tls = f'listen_tls = ["127.0.0.1:{self.tls_port}"]'
         config.write_text(f"""\
 [server]
 listen = ["127.0.0.1:{self.port}"]
-listen_tls = {listen_tls}
+{listen_tls}
 fronts = {self.fronts}
 max_connections = {self.most_connections}
 user = "nobody"
