@@ -37,8 +37,16 @@ setup(
         "structlog>=23.1",
     ],
     extras_require={
+        "maps": ["lmdb>=1.4"],  # virtual user maps as `postmap lmdb:` writes them
+        "metrics": ["prometheus-client>=0.20"],  # the Prometheus endpoint
+        "migration": ["rich>=13.5"],  # the progress bar of gpop uidl
+        "report": ["duckdb>=1.0", "rich>=13.5"],  # gpop report
+        "loadtest": ["locust>=2.24"],
         "bench": ["matplotlib>=3.6"],  # for the plot of loadtest.bench, and nothing else
-        "dev": ["hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "ruff>=0.5", "setuptools>=68"],
+        "dev": [
+            *("duckdb>=1.0", "lmdb>=1.4", "locust>=2.24", "prometheus-client>=0.20", "rich>=13.5"),
+            *("hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "ruff>=0.5", "setuptools>=68"),
+        ],
     },
     entry_points={"console_scripts": ["gpop = gpop.cli:main"]},
     classifiers=[

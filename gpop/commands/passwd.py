@@ -209,12 +209,9 @@ class PasswdFileEdit:
     def _open_locked(self) -> int:
         while True:
             try:
-                fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-            except FileNotFoundError:
-                if not self._create:
-                    raise
-                fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, NEW_FILE_MODE)
-                self._is_new = True
+                fd, self._is_new = self._open_or_create()
+            except FileExistsError:
+                continue  # another gpop passwd has made it in the meantime
             fcntl.flock(fd, fcntl.LOCK_EX)
             try:
                 replaced = not os.path.samestat(os.fstat(fd), os.stat(self.path))
@@ -223,6 +220,16 @@ class PasswdFileEdit:
             if not replaced:
                 return fd
             os.close(fd)  # another gpop passwd has just put a new file in its place
+
+    def _open_or_create(self) -> tuple[int, bool]:
+        """Return the file's descriptor, and whether it was made here."""
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CLOEXEC), False
+        except FileNotFoundError:
+            if not self._create:
+                raise
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL
+        return os.open(self.path, flags, NEW_FILE_MODE), True
 
     def index_of(self, name: bytes) -> int | None:
         """Return the place of the first line of `name`, the one that holds; None if there is none."""

@@ -168,6 +168,23 @@ def test_two_at_once_lose_nothing(tmp_path: Path) -> None:
     ]
 
 
+def test_a_file_that_another_makes_at_that_moment_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the other one put there stays: the file is made by one of the two only."""
+    path = tmp_path / "users"
+    really_open = os.open
+
+    def open_second(opened: str, flags: int, *mode: int) -> int:
+        if flags & os.O_EXCL and not path.exists():
+            path.write_bytes(b"ann:x:1000:1000::/home/ann\n")
+        return really_open(opened, flags, *mode)
+
+    monkeypatch.setattr(os, "open", open_second)
+    assert gpop_passwd("add", str(path), "joe", *IDENTITY, password=b"secret\n", monkeypatch=monkeypatch) == 0
+    assert [line.split(b":")[0] for line in path.read_bytes().splitlines()] == [b"ann", b"joe"]
+
+
 def test_a_typed_password_is_asked_for_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
