@@ -19,6 +19,10 @@ COMMANDS = {
     "check-config": ("gpop.commands.check_config", "check a config and say all that is wrong with it"),
     "demo": ("gpop.commands.demo", "serve a demo maildrop on loopback, without root"),
     "passwd": ("gpop.commands.passwd", "add, change and list the accounts of a passwd-file"),
+    "who": ("gpop.commands.who", "list the sessions that run"),
+    "kick": ("gpop.commands.kick", "end the sessions of an account"),
+    "user": ("gpop.commands.user", "switch POP3 off, or keep removed mail, for single accounts"),
+    "log": ("gpop.commands.log", "have the dialogue of an account logged for a while"),
     "cache": ("gpop.commands.cache", "explain, verify or rebuild the statcache of a Maildir"),
 }
 

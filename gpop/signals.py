@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["SIG_DFL", "SIG_IGN", "handle", "set_wakeup_fd"]
 
 TERM, INT, HUP, KILL = _signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGKILL
-USR1, CHLD = _signal.SIGUSR1, _signal.SIGCHLD
-ALL = (TERM, INT, HUP, USR1)
+USR1, USR2, CHLD = _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGCHLD
+ALL = (TERM, INT, HUP, USR1, USR2)
 # These end a session, or may; UPDATE is not to be interrupted by them.
-ENDING = (TERM, USR1)
+ENDING = (TERM, USR1, USR2)
 
 # By number; those that have two go by the one that POSIX gives them.
 SECOND_NAMES = ("SIGCLD", "SIGIOT", "SIGPOLL")

@@ -135,7 +135,8 @@ def test_addresses_and_networks_take_their_normal_form(write: Write) -> None:
         ("accounts", 'trusted_networks = ["10.0.0.1/8"]', "accounts.trusted_networks[1] = ", '"10.0.0.0/8"'),
         ("accounts", 'trusted_networks = ["lan"]', "accounts.trusted_networks[1] = ", "an IP address or"),
         ("accounts.cache", "max_entries = 0", "accounts.cache.max_entries = 0", "from 1 to"),
-        ("log", "dialogue_users = [5]", "log.dialogue_users[1] = 5", "a login name"),
+        ("session", 'removal = "Trash"', "session.removal = ", "a Maildir++ folder"),
+        ("session", 'removal = "../../etc"', "session.removal = ", "a Maildir++ folder"),
         ("log", 'format = "jsno"', "log.format = ", 'did you mean "json"?'),
     ],
 )

@@ -41,11 +41,17 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The login is `account`; `source` said so, the one at place `origin` in the config."""
+    """
+    The login is `account`; `source` said so, the one at place `origin` in the config.
+
+    `removal` and `dialogue` are what an administrator has set for the account (user_settings.py).
+    """
 
     account: Account
     source: str
     origin: int = 0
+    removal: str = ""
+    dialogue: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,23 +11,17 @@ first may let another source decide. Executed by auth, as root.
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
-import os
 import stat
-import time
 from dataclasses import dataclass
 
 from gpop.accounts.account import SourceUnavailable
 from gpop.accounts.hashes import HashNotUsable, StoredPassword
+from gpop.accounts.rereading import RereadFile
 
-MAX_FILE_OCTETS = 64 * 1024 * 1024
 MAX_LINE_OCTETS = 4096
 MAX_NAME_OCTETS = 255  # as in a LOGIN frame
 NOT_IN_NAMES = bytes(range(0x21)) + b"\x7f"
-MAX_PROBLEMS = 100  # reported one by one; the rest is a number
-# A file changed this shortly before it was read may change again within the same clock tick.
-UNSETTLED_S = 2.0
 
 # Extra fields by which Dovecot changes who or what is served. Ignoring one would let in somebody
 # whom the file keeps out, or serve something else, so such a line is not usable here.
@@ -144,51 +138,16 @@ def _shown(octets: bytes) -> str:
     return repr(octets[:60].decode("utf-8", "backslashreplace"))
 
 
-Signature = tuple[int, int, int, int, int]
-
-
-def signature(status: os.stat_result) -> Signature:
-    """Return what differs when a file was changed or replaced."""
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-class PasswdFile:
-    """
-    The file at `path`, read again whenever it changed (`refresh`).
-
-    Attributes:
-        problems: (line number, text) of what can't be used, line 0 for the file itself.
-        problem_count: all of them, also those beyond MAX_PROBLEMS.
-        fault: why the file can't be read at present, "" when it can.
-    """
+class PasswdFile(RereadFile):
+    """The passwd-file at `path`, read again whenever it changed (`refresh`)."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
-        self.problems: list[tuple[int, str]] = []
-        self.problem_count = 0
-        self.fault = "not read yet"
+        super().__init__(path)
         self._lines: dict[bytes, bytes] = {}
         self._broken: dict[bytes, str] = {}
-        self._digest = b""
-        self._signature: Signature | None = None
-        self._read_again_at = 0.0
 
     def __len__(self) -> int:
         return len(self._lines)
-
-    def refresh(self) -> bool:
-        """Read the file again if it changed; say whether anything is new, a fault included."""
-        try:
-            status = os.stat(self.path)
-            unchanged = signature(status) == self._signature
-            if unchanged and not (self._read_again_at and time.time() >= self._read_again_at):
-                return False
-            return self._load()
-        except (OSError, SourceUnavailable) as error:
-            fault = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-            self._signature = None
-            is_new, self.fault = fault != self.fault, fault
-            return is_new
 
     def lookup(self, name: bytes) -> Entry | None:
         """
@@ -207,32 +166,10 @@ class PasswdFile:
             raise SourceUnavailable(f"{self.path}: {self._broken[name]}")
         return None
 
-    def _load(self) -> bool:
-        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        with open(fd, "rb") as file:
-            before = os.fstat(fd)
-            if not stat.S_ISREG(before.st_mode):
-                raise SourceUnavailable("not a regular file")
-            if before.st_size > MAX_FILE_OCTETS:
-                raise SourceUnavailable(f"{before.st_size} octets, at most {MAX_FILE_OCTETS} are read")
-            octets = file.read(MAX_FILE_OCTETS + 1)
-            after = os.fstat(fd)
-        digest = hashlib.blake2b(octets).digest() + bytes([bool(before.st_mode & 0o004)])
-        is_new = bool(self.fault) or digest != self._digest
-        if is_new:
-            self._take_in(octets)
-            if before.st_mode & 0o004:
-                self._report(0, "the file holds password hashes and every local user can read it")
-        self._digest, self.fault = digest, ""
-        # Changed while it was read: the signature of before will not match, so it is read once more.
-        self._signature = signature(before)
-        changed = max(after.st_mtime, after.st_ctime)
-        self._read_again_at = changed + UNSETTLED_S if time.time() < changed + UNSETTLED_S else 0.0
-        return is_new
-
-    def _take_in(self, octets: bytes) -> None:
+    def take_in(self, octets: bytes, mode: int) -> None:
         self._lines, self._broken = {}, {}
-        self.problems, self.problem_count = [], 0
+        if mode & stat.S_IROTH:
+            self.report(0, "the file holds password hashes and every local user can read it")
         for number, line in enumerate(octets.split(b"\n"), start=1):
             line = line.removesuffix(b"\r")
             if not line.strip() or line.startswith(b"#"):
@@ -243,16 +180,11 @@ class PasswdFile:
                     raise LineNotUsable(f"{len(line)} octets, at most {MAX_LINE_OCTETS} are allowed")
                 parse_line(line)
             except LineNotUsable as error:
-                self._report(number, str(error))
+                self.report(number, str(error))
                 if 0 < len(name) <= MAX_NAME_OCTETS:
                     self._broken.setdefault(name, f"line {number}: {error}")
                 continue
             if name in self._lines:
-                self._report(number, f"user {_shown(name)} is there already; the first line holds")
+                self.report(number, f"user {_shown(name)} is there already; the first line holds")
                 continue
             self._lines[name] = line
-
-    def _report(self, number: int, text: str) -> None:
-        self.problem_count += 1
-        if len(self.problems) < MAX_PROBLEMS:
-            self.problems.append((number, text))

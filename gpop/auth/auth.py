@@ -306,7 +306,10 @@ class Auth:
             account=events.printable(account.name, messages.MAX_NAME_OCTETS),
             source=verdict.source,
             auth_us=_auth_us(attempt),
+            dialogue=int(verdict.dialogue),
         )
+        if verdict.dialogue:
+            login.for_session["dialogue"] = 1
         try:
             serve = messages.encode(
                 messages.SERVE,
@@ -317,7 +320,9 @@ class Auth:
                 groups=account.groups,
                 home=account.home,
                 maildir=account.maildir,
+                removal=verdict.removal,
                 peer=attempt.peer,
+                received_ms=int(attempt.received_s * 1000),
                 **login.for_session,
             )
         except messages.BadFrame as error:

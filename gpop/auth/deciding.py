@@ -31,7 +31,9 @@ from gpop.accounts.addresses import source_of
 from gpop.accounts.cache import SYSTEM_FILES, AuthCache, CacheWatch
 from gpop.accounts.passwdfile import PasswdFile
 from gpop.accounts.penalties import PenaltyTable
+from gpop.accounts.rereading import RereadFile
 from gpop.accounts.sources import PasswdFileSource, Request, Source
+from gpop.accounts.user_settings import UserSettingsFile
 from gpop.auth import checker
 from gpop.auth.limits import Buckets
 from gpop.auth.queue import FairQueue
@@ -143,6 +145,7 @@ class Decider:
         self._watch_fd = watch_fd
         self._unwatch_fd = unwatch_fd
         self._keep = tuple(keep)
+        self._user_settings = UserSettingsFile(settings.user_settings)
         self._passwd_files = [source.file for source in sources if isinstance(source, PasswdFileSource)]
         self.penalties = PenaltyTable(
             secrets.token_bytes(32), settings.trusted_networks, settings.penalty_forget_s
@@ -344,13 +347,18 @@ class Decider:
 
     def _accept(self, attempt: Attempt, verdict: Accepted, now: float) -> None:
         """
-        Let a login with the right password in, unless its account logs in too often (RFC 2449 §6.5).
+        Let a login with the right password in, unless its account is switched off or logs in too often.
 
         Every way to an acceptance leads through here, the auth cache's too. Who is told of the
-        delay knows the password, so it tells nobody which names exist.
+        delay (RFC 2449 §6.5) knows the password, so it tells nobody which names exist.
         """
-        if self._delays is None or self._delays.take(_maildrop_key(verdict.account), now):
-            self._finish(attempt, verdict)
+        if self._user_settings.refresh():
+            report_user_settings(self.log, self._user_settings)
+        decided = self._user_settings.applied(verdict, time.time())
+        if isinstance(decided, Refused):
+            self._settle(attempt, decided, now)
+        elif self._delays is None or self._delays.take(_maildrop_key(verdict.account), now):
+            self._finish(attempt, decided)
         else:
             self._finish(attempt, Refused(LOGIN_DELAY, "login_delay", verdict.source))
 
@@ -488,5 +496,19 @@ def report_passwd_file(log: events.Log, file: PasswdFile) -> None:
         log.write("auth_fault", "error", reason="passwd_file_unreadable", **fields)
         return
     log.write("passwd_file_read", path=file.path, accounts=len(file), problems=file.problem_count)
+    _report_problems(log, "passwd_file_problem", file)
+
+
+def report_user_settings(log: events.Log, file: UserSettingsFile) -> None:
+    """Log that the settings of single accounts were read, or can't be, and what in them is of no use."""
+    if file.fault:
+        fields = {"source": "user_settings", "path": file.path, "detail": file.fault}
+        log.write("auth_fault", "error", reason="user_settings_unreadable", **fields)
+        return
+    log.write("user_settings_read", path=file.path, accounts=len(file), problems=file.problem_count)
+    _report_problems(log, "user_settings_problem", file)
+
+
+def _report_problems(log: events.Log, event: str, file: RereadFile) -> None:
     for line, text in file.problems:
-        log.write("passwd_file_problem", "warning", path=file.path, line=line, problem=text)
+        log.write(event, "warning", path=file.path, line=line, problem=text)

@@ -19,6 +19,7 @@ import time
 
 from gpop import __version__, signals
 from gpop.broker import rehearsal
+from gpop.broker.control import Control
 from gpop.broker.listening import Listening, listening_socket, spelled
 from gpop.broker.sessions import Sessions, exit_fields
 from gpop.broker.supervision import DRAINING, SERVING, STARTING, Generation, Process
@@ -67,6 +68,9 @@ class Broker:
         self.generations: list[Generation] = []
         self.processes: dict[int, Process] = {}
         self.sessions = Sessions(log, self._watch, self._unwatch)
+        self.administration = Control(
+            log, self.sessions.running, self._watch, self._unwatch, self._reap
+        )
         self.signals: set[int] = set()
         self.ending = 0  # processes whose channel has closed and whose exit status is to come
         self.reader: ConfigReader | None = None
@@ -90,8 +94,18 @@ class Broker:
         self._adopt(plain)
         _prepare_run_directory(self.settings.run_dir)
         self.listening = self._listen(plain["broker"])
+        self._listen_to_administrators()
         self._watch_certificates(self.settings.tls_certificates)
         self._start_generation(plain, self.listening)
+
+    def _listen_to_administrators(self) -> None:
+        if os.geteuid() != 0 and not os.access(self.settings.run_dir, os.W_OK):
+            return
+        try:
+            self.administration.listen(self.settings.run_dir)
+        except OSError as error:
+            problem = f"server.run_dir: no control socket, so no gpop who and kick: {error.strerror or error}"
+            self.log.write("config_warning", "warning", problem=problem)
 
     def _adopt(self, plain: dict[str, Any]) -> None:
         """Take over the settings for what is forked from now on."""

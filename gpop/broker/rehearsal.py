@@ -85,6 +85,8 @@ def _play(maildir: str, script: bytes, settings: SessionSettings, options: Optio
         groups=[],
         home=home,
         peer="",
+        received_ms=0,
+        removal="",
         dialogue=0,
         utf8=0,
         language="",

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import errno
 import importlib.util
+import json
 import os
 import pwd
 import shutil
@@ -92,7 +93,8 @@ def make_place(directory: Path, port: int) -> Path:
         for message in messages():
             (place / "Maildir" / message.folder / message.name).write_bytes(message.octets)
         _write_private(place / "passwd", passwd_line(place, hashes.make(PASSWORD.encode()).decode()))
-        _write_private(place / "gpop.toml", config_text(port))
+        (place / "run").mkdir(mode=0o700)
+        _write_private(place / "gpop.toml", config_text(place, port))
     except OSError as error:
         raise DemoFailed(f"{error.filename}: {error.strerror}; --directory names another place") from error
     return place
@@ -103,13 +105,14 @@ def passwd_line(home: Path, hashed: str) -> str:
     return f"{NAME}:{hashed}:{os.geteuid()}:{os.getegid()}::{home}:\n"
 
 
-def config_text(port: int) -> str:
+def config_text(place: Path, port: int) -> str:
     # Accounts of system users are refused as a rule, and this one may be one.
     return f"""\
 # Made by `gpop demo`. conf/gpop.toml explains every setting.
 
 [server]
 listen = ["{HOST}:{port}"]
+run_dir = {json.dumps(str(place / "run"))}
 
 [accounts]
 first_valid_uid = {max(1, min(1000, os.geteuid()))}

@@ -10,19 +10,16 @@ local user could read them.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import getpass
 import os
 import pwd
-import secrets
 import sys
 from collections.abc import Callable
 
 from gpop.accounts import hashes
 from gpop.accounts.account import MaildirNotUnderstood, resolve_maildir
 from gpop.accounts.passwdfile import LineNotUsable, parse_line
-
-NEW_FILE_MODE = 0o600  # it holds password hashes
+from gpop.commands.editing import FileEdit
 
 
 class CommandFailed(Exception):
@@ -67,8 +64,8 @@ def _add(args: argparse.Namespace) -> int:
     name = os.fsencode(args.user)
     uid, gid, home = _identity(args)
     extra = b"maildir=" + os.fsencode(args.maildir) if args.maildir else b""
-    with PasswdFileEdit(args.file, create=True) as edit:
-        if edit.index_of(name) is not None:
+    with FileEdit(args.file, create=True) as edit:
+        if _place_of(edit, name) is not None:
             raise CommandFailed(f"{args.file} has a user {args.user} already; `change` gives a new password")
         rest = b":".join((b"%d" % uid, b"%d" % gid, b"", home, b"", extra))
         # Everything but the password is checked before anybody is asked for one.
@@ -110,7 +107,7 @@ def _check_line(line: bytes, maildir: str | None) -> None:
 
 
 def _change(args: argparse.Namespace) -> int:
-    with PasswdFileEdit(args.file) as edit:
+    with FileEdit(args.file) as edit:
         index = _index_of(edit, args)
         hashed = _new_hash(args.user)
         name, _, rest = edit.lines[index].split(b":", 2)
@@ -120,17 +117,25 @@ def _change(args: argparse.Namespace) -> int:
 
 
 def _delete(args: argparse.Namespace) -> int:
-    with PasswdFileEdit(args.file) as edit:
+    with FileEdit(args.file) as edit:
         del edit.lines[_index_of(edit, args)]
         edit.write()
     return 0
 
 
-def _index_of(edit: PasswdFileEdit, args: argparse.Namespace) -> int:
-    index = edit.index_of(os.fsencode(args.user))
+def _index_of(edit: FileEdit, args: argparse.Namespace) -> int:
+    index = _place_of(edit, os.fsencode(args.user))
     if index is None:
         raise CommandFailed(f"{args.file} has no user {args.user}")
     return index
+
+
+def _place_of(edit: FileEdit, name: bytes) -> int | None:
+    """Return the place of the first line of `name`, the one that holds; None if there is none."""
+    for index, line in enumerate(edit.lines):
+        if line.startswith(name + b":") and not line.startswith(b"#"):
+            return index
+    return None
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -175,92 +180,3 @@ def _new_hash(user: str) -> bytes:
         return hashes.make(password)
     except hashes.HashNotUsable as error:
         raise CommandFailed(str(error)) from None
-
-
-class PasswdFileEdit:
-    """
-    A passwd-file being edited: `lines` without their ends; `write` puts them in its place.
-
-    Locked against other `gpop passwd` as long as the context lasts. A symbolic link is
-    followed, so that it stays one.
-    """
-
-    def __init__(self, path: str, create: bool = False) -> None:
-        self.path = os.path.realpath(path)
-        self.lines: list[bytes] = []
-        self._create = create
-        self._fd = -1
-        self._is_new = False
-
-    def __enter__(self) -> PasswdFileEdit:
-        self._fd = self._open_locked()
-        with open(self._fd, "rb", closefd=False) as file:
-            octets = file.read()
-        self.lines = octets.split(b"\n")
-        if self.lines[-1] == b"":
-            self.lines.pop()
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        if self._is_new:
-            os.unlink(self.path)  # made only to be locked, and nothing came of it
-        os.close(self._fd)
-
-    def _open_locked(self) -> int:
-        while True:
-            try:
-                fd, self._is_new = self._open_or_create()
-            except FileExistsError:
-                continue  # another gpop passwd has made it in the meantime
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            try:
-                replaced = not os.path.samestat(os.fstat(fd), os.stat(self.path))
-            except FileNotFoundError:
-                replaced = True
-            if not replaced:
-                return fd
-            os.close(fd)  # another gpop passwd has just put a new file in its place
-
-    def _open_or_create(self) -> tuple[int, bool]:
-        """Return the file's descriptor, and whether it was made here."""
-        try:
-            return os.open(self.path, os.O_RDWR | os.O_CLOEXEC), False
-        except FileNotFoundError:
-            if not self._create:
-                raise
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL
-        return os.open(self.path, flags, NEW_FILE_MODE), True
-
-    def index_of(self, name: bytes) -> int | None:
-        """Return the place of the first line of `name`, the one that holds; None if there is none."""
-        for index, line in enumerate(self.lines):
-            if line.startswith(name + b":") and not line.startswith(b"#"):
-                return index
-        return None
-
-    def write(self) -> None:
-        """Put `lines` in the file's place: complete, or not at all."""
-        status = os.fstat(self._fd)
-        temporary = f"{self.path}.{secrets.token_hex(6)}"
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, NEW_FILE_MODE)
-        try:
-            with open(fd, "wb") as file:
-                file.write(b"".join(line + b"\n" for line in self.lines))
-                file.flush()
-                if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
-                    os.fchown(fd, status.st_uid, status.st_gid)
-                os.fchmod(fd, status.st_mode & 0o7777)
-                os.fsync(fd)
-            os.rename(temporary, self.path)
-            self._is_new = False
-        except BaseException:
-            os.unlink(temporary)
-            raise
-        self._sync_directory()
-
-    def _sync_directory(self) -> None:
-        directory = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)

@@ -63,13 +63,14 @@ class FrontSettings:
     xclient_networks: list[str]
     log_format: str
     log_level: str
-    log_dialogue_users: list[str]
+    log_removals: bool
 
 
 @dataclass(frozen=True)
 class AuthSettings:
     """What auth needs."""
 
+    user_settings: str  # the path of a file that may be absent
     sources: list[dict[str, str]]  # {"type": "passwd-file", "path": ...} or {"type": "pam", "service": ...}
     maildir: str
     first_valid_uid: int
@@ -103,6 +104,7 @@ class SessionSettings:
     lock_wait_s: float
     takeover_after_s: float
     move_to_cur: bool
+    removal: str
     max_messages: int
     statcache: bool
     reuse_below: str
@@ -113,7 +115,7 @@ class SessionSettings:
     first_valid_uid: int
     first_valid_gid: int
     log_level: str
-    log_dialogue_users: list[str]
+    log_removals: bool
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from gpop.accounts.passwdfile import PasswdFile
+from gpop.accounts.user_settings import UserSettingsFile
 
 if TYPE_CHECKING:
     from gpop.config.reading import Reading
@@ -31,6 +32,7 @@ def check(reading: Reading) -> None:
     else:
         _check_ports(reading)
     _check_certificates(reading)
+    _check_user_settings(reading)
     for where, source in reading.elements["sources"]:
         if source["type"] == "pam":
             _check_pam(reading, (*where, "service"), source["service"])
@@ -126,6 +128,19 @@ def _check_pam(reading: Reading, where: tuple[str | int, ...], service: str) -> 
             "Expected a service that has a file (conf/pam.d/gpop is one to copy)"
         )
         reading.error(where, text, service)
+
+
+def _check_user_settings(reading: Reading) -> None:
+    where, path = ("accounts", "user_settings"), reading.values["user_settings"]
+    file = UserSettingsFile(path)
+    file.refresh()
+    if file.fault:
+        reading.error(where, f"{file.fault}; expected a file of settings for single accounts, or none", path)
+        return
+    if os.path.exists(path) and os.stat(path).st_mode & stat.S_IWOTH:
+        reading.error(where, "everybody can write to it and change what holds for others; chmod o-w it", path)
+    for line, text in file.problems:
+        reading.warn_about_file(path, line, f"{text}; this account cannot log in")
 
 
 def _check_passwd_file(reading: Reading, where: tuple[str | int, ...], path: str) -> None:

@@ -66,6 +66,8 @@ def read(path: str) -> Reading:
     if document is not None:
         reading.check_section((), document)
         reading.check_sources(document)
+        folder = os.path.dirname(os.path.abspath(path))
+        reading.values["user_settings"] = os.path.join(folder, reading.values["user_settings"])
         _check_combinations(reading)
     return reading
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpop import languages
+from gpop.accounts import user_settings
 from gpop.config.kinds import (
     CertificateFiles,
     Choice,
@@ -65,7 +66,6 @@ ABSOLUTE_PATH = Text("an absolute path", r"/[^\x00-\x1f\x7f]+")
 FOLDER_OR_NONE = Text(
     'an absolute path without a slash at its end, or ""', r"|/[^\x00-\x1f\x7f]*[^\x00-\x1f\x7f/]"
 )
-LOGIN_NAME = Text("a login name", r"[^\x00-\x1f\x7f]+")
 # It becomes a file name in /etc/pam.d, so no slash and no leading dot.
 # `other` is what PAM takes for a service that has no file, and so nobody's own.
 PAM_SERVICE = Text(
@@ -214,8 +214,8 @@ SETTINGS: tuple[Setting, ...] = (
         "server.run_dir",
         "/run/gpop",
         ABSOLUTE_PATH,
-        "Made at start if missing. Holds the empty directory in which the fronts are jailed. Not used "
-        "without root.",
+        "Made at start if missing. Holds the empty directory in which the fronts are jailed, and the socket "
+        "of gpop who and gpop kick. Without root it is only used if it is there.",
         "If somebody else can write there, the jail is not empty; gpop refuses such a directory.",
     ),
     Setting(
@@ -296,6 +296,15 @@ SETTINGS: tuple[Setting, ...] = (
         "Off: an IMAP or webmail reader of the same Maildir shows mail as new that was fetched long ago.",
     ),
     Setting(
+        "session.removal",
+        "unlink",
+        Text('"unlink", or a Maildir++ folder such as ".Trash"', r"unlink|" + user_settings.FOLDER),
+        'What becomes of messages that a client removes. "unlink": they are gone. ".Trash": they move to '
+        "that folder of the Maildir, which is made where it is missing; IMAP and webmail show it, POP3 never "
+        "does. accounts.user_settings can say something else for single accounts.",
+        "With a folder that nobody empties, users run into their quota with mail they thought was gone.",
+    ),
+    Setting(
         "session.expire_retrieved_days",
         -1,
         Whole(-1, 36500),
@@ -350,6 +359,15 @@ SETTINGS: tuple[Setting, ...] = (
         'this directory, for a third of the cost. "" means a process and a jail for every session.',
         "A session that is taken over can then read the mail of the other accounts in the store, and of "
         "those it serves later. Not a directory of that user's own: logins are told [SYS/TEMP].",
+    ),
+    Setting(
+        "accounts.user_settings",
+        "user-settings",
+        FILE_PATH,
+        "A file of settings for single accounts: POP3 switched off, removed mail kept, dialogue logged "
+        "(`gpop user` edits it). Read again when it changes; a relative path starts at the folder of this "
+        "config file. It need not exist.",
+        "A line that can't be used keeps its account out, with [SYS/TEMP]: it may have been meant to.",
     ),
     Setting(
         "accounts.maildir",
@@ -519,11 +537,12 @@ SETTINGS: tuple[Setting, ...] = (
         '"debug" fills disks, and names and unique-ids of everybody\'s mail stand in the log.',
     ),
     Setting(
-        "log.dialogue_users",
-        [],
-        ListOf(LOGIN_NAME, may_be_empty=True),
-        "Login names whose dialogue is logged, passwords hidden, whatever the level is.",
-        "A name nobody logs in with logs nothing; gpop cannot know that.",
+        "log.removals",
+        False,
+        Flag(),
+        "A line for each message that UPDATE removes, with its unique-id: the answer to who deleted it. "
+        "No subject and no address of a message is ever logged.",
+        "Off: session_closed tells how many messages were removed, and nothing which.",
     ),
 )
 

@@ -319,7 +319,7 @@ class Connection:
         started = time.monotonic()
         login_id = self.front.new_login_id()
         unread = self.reader.take_rest()
-        dialogue = self.front.events.debug or login.name in self.front.dialogue_users
+        dialogue = self.front.events.debug
         outcome = Outcome(self, login, login_id, started, dialogue)
         try:
             session_channel = self._hand_over(login_id, login, started, unread, dialogue)

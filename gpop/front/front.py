@@ -99,7 +99,7 @@ class Front:
         self.draining = False
         self.closing = False  # peers before login are closed
         self.ended = gevent.event.Event()
-        self.dialogue_users = {os.fsencode(name) for name in settings.log_dialogue_users}
+        self.audits = settings.log_removals  # whether sessions have each removed message logged
         self.certificates = self._load_certificates()
         announced = policies(settings.login_delay_s, settings.expire_retrieved_days)
         with_tls = self.certificates is not None

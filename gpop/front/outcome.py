@@ -29,6 +29,8 @@ MAX_ANSWER_OCTETS = 8192
 HAND_OVER_S = 0.005
 # A session notes each kind of thing once or twice; its dialogue, if it was asked for, is as long as it is.
 MAX_NOTES = 100
+# With log.removals it also notes each message that it removes.
+MAX_REMOVAL_NOTES = 100_000
 NO_COUNTS = [0] * len(messages.COUNTS)
 
 
@@ -98,6 +100,7 @@ class Outcome:
         kind, fields = frame.kind, frame.fields
         if kind == messages.ACCEPTED and not (self.accepted or self.served):
             self.accepted = fields
+            self.dialogue = self.dialogue or fields["dialogue"] != 0
         elif kind == messages.REFUSED and not (self.refused or self.served):
             self.refused = fields
         elif kind == messages.SERVING and self.accepted and not self.served:
@@ -105,7 +108,9 @@ class Outcome:
             self.connection.give_up_stream()
         elif kind == messages.NOTED and self._may_note(fields["event"]):
             detail = events.printable(fields["detail"].encode())
-            self._log(fields["event"], events.SESSION_NOTES[fields["event"]], detail=detail)
+            account = self.accepted["account"] if self.accepted else None
+            level = events.SESSION_NOTES[fields["event"]]
+            self._log(fields["event"], level, account=account, detail=detail)
         elif kind == messages.TOTALS and self.totals is None and len(fields["counts"]) == len(NO_COUNTS):
             self.totals = fields
         else:
@@ -117,6 +122,8 @@ class Outcome:
         self.notes += 1
         if event in events.DIALOGUE_NOTES:
             return self.dialogue
+        if event == "message_removed":
+            return self.connection.front.audits and self.notes <= MAX_REMOVAL_NOTES
         return event in events.SESSION_NOTES and (self.dialogue or self.notes <= MAX_NOTES)
 
     def _log(self, event: str, level: str, **fields: Any) -> None:

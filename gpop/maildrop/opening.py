@@ -20,6 +20,7 @@ from gpop.maildrop.errors import MaildropUnavailable, MessageChanged, MessageUnr
 from gpop.maildrop.lock import unlock
 from gpop.maildrop.maildir import Maildir, OpenMessage, digest_of
 from gpop.maildrop.model import Maildrop
+from gpop.maildrop.removal import UNLINK
 from gpop.maildrop.renewal import Memory, renew, unwritable
 from gpop.maildrop.retention import Retention
 from gpop.maildrop.statcache import (
@@ -38,6 +39,8 @@ from gpop.pop3 import encoding
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gpop.maildrop.hit import Hit
     from gpop.maildrop.maildir import Places
     from gpop.maildrop.model import Location
@@ -53,7 +56,9 @@ HARMLESS_REASONS = ("absent", "other_version")
 class Options:
     """What the config decides about maildrops."""
 
-    __slots__ = ("boot_id", "cache", "clock_wait_s", "expire_days", "max_messages", "move_to_cur")
+    __slots__ = (
+        "audit", "boot_id", "cache", "clock_wait_s", "expire_days", "max_messages", "move_to_cur", "removal",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -63,6 +68,8 @@ class Options:
         clock_wait_s: float = 0.02,
         move_to_cur: bool = True,
         expire_days: int = -1,
+        removal: str = UNLINK,
+        audit: bool = False,
     ) -> None:
         self.cache = cache
         self.max_messages = max_messages
@@ -70,6 +77,21 @@ class Options:
         self.clock_wait_s = clock_wait_s
         self.move_to_cur = move_to_cur
         self.expire_days = expire_days  # how long retrieved messages stay; -1: until somebody removes them
+        self.removal = removal  # what becomes of the removed ones (removal.py)
+        self.audit = audit  # whether each of these is noted
+
+    def with_removal(self, removal: str) -> Options:
+        """Return the options for an account that has a setting of its own."""
+        return Options(
+            self.cache,
+            self.max_messages,
+            self.boot_id,
+            self.clock_wait_s,
+            self.move_to_cur,
+            self.expire_days,
+            removal,
+            self.audit,
+        )
 
 
 class Verdict:
@@ -353,17 +375,19 @@ class Opened:
         """Whether retrieved messages are removed some day."""
         return self._options.expire_days >= 0
 
-    def update(self) -> UpdateResult:
+    def update(self, note_removed: Callable[[Location, int, str], object] | None = None) -> UpdateResult:
         """
         Carry out UPDATE (RFC 1939 §6): remove the marked messages, file away the retrieved ones.
 
-        Where there is retention, what is due is marked first, and goes the same way.
+        Where there is retention, what is due is marked first, and goes the same way. With audit
+        `note_removed` hears of each message that was removed (see `Update`).
 
         Never raises: what could not be done is in the result and in `warnings`.
         """
         if self._folders is None:
             return UpdateResult()
-        work = Update(self._folders, self.maildrop, self.warnings)
+        noted = note_removed if self._options.audit else None
+        work = Update(self._folders, self.maildrop, self.warnings, self._options.removal, noted)
         retention = None
         if self.has_retention and self.maildrop.retrieved:
             retention = Retention(self._folders, self.maildrop, self._options.expire_days, int(time.time()))

@@ -25,5 +25,6 @@ touch = os.utime
 rename = os.rename
 link = os.link
 unlink = os.unlink
+mkdir = os.mkdir
 flock = fcntl.flock
 sleep = time.sleep

@@ -16,10 +16,13 @@ from stat import S_ISREG
 from gpop.maildrop import names, system
 from gpop.maildrop.errors import MaildropError
 from gpop.maildrop.names import CUR, NEW
+from gpop.maildrop.removal import UNLINK, Removal
 from gpop.maildrop.statcache import LINKED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gpop.maildrop.maildir import Maildir
     from gpop.maildrop.model import Location, Maildrop
 
@@ -56,16 +59,40 @@ class UpdateResult:
 
 
 class Update:
-    """One UPDATE, step by step; `warnings` gets the events worth a line in the log."""
+    """
+    One UPDATE, step by step; `warnings` gets the events worth a line in the log.
 
-    __slots__ = ("_faults", "_folders", "_maildrop", "_quota", "_unlinked", "_warnings", "result")
+    `removal` is how messages are removed (`removal.Removal`). `note_removed` is called for each that
+    was: with the place it was at, its octets, and how.
+    """
+
+    __slots__ = (
+        "_faults",
+        "_folders",
+        "_maildrop",
+        "_note_removed",
+        "_quota",
+        "_removal",
+        "_removal_word",
+        "_unlinked",
+        "_warnings",
+        "result",
+    )
 
     def __init__(
-        self, folders: Maildir, maildrop: Maildrop, warnings: list[tuple[str, dict[str, int | str]]]
+        self,
+        folders: Maildir,
+        maildrop: Maildrop,
+        warnings: list[tuple[str, dict[str, int | str]]],
+        removal: str = UNLINK,
+        note_removed: Callable[[Location, int, str], object] | None = None,
     ) -> None:
         self._folders = folders
         self._maildrop = maildrop
         self._warnings = warnings
+        self._removal_word = removal
+        self._removal: Removal
+        self._note_removed = note_removed
         self._quota: QuotaFile | None = None
         self._unlinked = (0, 0)  # files, and their sizes together
         self._faults: list[int] = []  # the errno of each failure in the current step
@@ -79,10 +106,19 @@ class Update:
         if not marked:
             return
         try:
-            self._quota = QuotaFile.open(self._folders.dir_fd)
+            self._removal = Removal(self._removal_word, self._folders.dir_fd)
+        except OSError as error:
+            self.result.failed = len(marked)
+            self._warn("removal_failed", [error.errno or 0] * len(marked))
+            return
+        try:
+            # What moves to another folder stays in the Maildir, and in its quota.
+            if self._removal_word == UNLINK:
+                self._quota = QuotaFile.open(self._folders.dir_fd)
         except OSError as error:
             self._warn("maildirsize_failed", [error.errno or 0])
         self._remove(self._located(marked))
+        self._removal.close()
         self._warn("removal_failed", self._faults)
         if self._quota:
             try:
@@ -134,7 +170,7 @@ class Update:
         """
         if not found:
             if certain:
-                self._removed(octets)  # another program was faster
+                self._removed(octets, location, "gone")  # another program was faster
             return certain
         try:
             files = self._files(found)
@@ -168,7 +204,7 @@ class Update:
             size = self._file_size(location, *file[0])
             for folder, name in file:
                 try:
-                    system.unlink(name, dir_fd=self._folders.folder_fd(folder))
+                    self._removal.remove(name, self._folders.folder_fd(folder))
                     unlinked += 1
                 except FileNotFoundError:
                     continue
@@ -179,7 +215,7 @@ class Update:
             return True
         if unlinked:
             self._unlinked = (self._unlinked[0] + 1, self._unlinked[1] + size)
-            self._removed(octets)
+            self._removed(octets, location, self._removal_word)
         return unlinked > 0
 
     def _is_shown_twin(self, location: Location, folder: int, name: bytes) -> bool:
@@ -193,9 +229,11 @@ class Update:
         claimed = names.file_octets(location.base)
         return claimed if claimed >= 0 else self._folders.status(folder, name).st_size
 
-    def _removed(self, octets: int) -> None:
+    def _removed(self, octets: int, location: Location, how: str) -> None:
         self.result.removed += 1
         self.result.removed_octets += octets
+        if self._note_removed:
+            self._note_removed(location, octets, how)
 
     def _fail(self, error_number: int | None) -> None:
         self.result.failed += 1

@@ -38,6 +38,11 @@ INT, OCTETS, TEXT, INTS = range(4)
 
 LOGIN, ACCEPTED, REFUSED, SERVE, PIPELINED, SERVING, TOTALS, NOTED, READY, ATTACH, DRAIN = range(1, 12)
 RELAYED_LOGIN = 12
+# Between the broker and an administrator's command.
+LIST_SESSIONS, SESSION_LIST, KICK, KICKED = range(32, 36)
+CONTROL_SOCKET = "control"  # in server.run_dir
+# In a list of sessions, in front of each SERVE frame: its octets, and the session's process id.
+SESSION_RECORD = struct.Struct("!II")
 
 
 class BadFrame(Exception):
@@ -104,6 +109,7 @@ FRAMES = {
         ("account", TEXT, 1024),
         ("source", TEXT, 32),
         ("auth_us", INT, 0),
+        ("dialogue", INT, 0),  # 1: the session was told to report its dialogue for the log
     ),
     # auth or broker -> front, on the session channel. `code` is a response code of RFC 2449/3206.
     REFUSED: FrameKind(
@@ -127,6 +133,8 @@ FRAMES = {
         ("groups", INTS, MAX_GROUPS),
         ("home", OCTETS, 4096),
         ("peer", TEXT, 64),
+        ("received_ms", INT, 0),  # as in LOGIN
+        ("removal", TEXT, 128),  # what becomes of removed messages, "" where the settings say it
         ("dialogue", INT, 0),
         ("utf8", INT, 0),
         ("language", TEXT, MAX_TAG_OCTETS),
@@ -151,6 +159,12 @@ FRAMES = {
     READY: FrameKind("ready", 0),
     # broker -> auth: a front's login socket. broker -> front: its login socket to auth.
     ATTACH: FrameKind("attach", 1),
+    # an administrator's command -> broker, and the answers. The list is in the descriptor: the SERVE frames
+    # of the sessions that run, each behind a SESSION_RECORD.
+    LIST_SESSIONS: FrameKind("list_sessions", 0),
+    SESSION_LIST: FrameKind("session_list", 1, ("sessions", INT, 0)),
+    KICK: FrameKind("kick", 0, ("account", OCTETS, 1024)),
+    KICKED: FrameKind("kicked", 0, ("sessions", INT, 0)),
     # broker -> front or auth: take nothing new, end when done; at_once: drop peers before login.
     DRAIN: FrameKind("drain", 0, ("at_once", INT, 0)),
 }

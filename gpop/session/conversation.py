@@ -221,7 +221,7 @@ class Conversation:
         signals.block_ending()
         report = self.report
         report.marked = len(self.opened.maildrop.marked())
-        result = self.opened.update()
+        result = self.opened.update(report.note_removed)
         report.close_reason = "quit"
         report.removed = result.removed
         report.expired = result.expired

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import _socket
 import select
+import time
 
 from gpop.pop3.commands import without_secret
 from gpop.privsep import messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from gpop.maildrop.model import Location
     from gpop.maildrop.opening import Opened
     from gpop.pop3.wire import LineError
 
@@ -33,6 +35,7 @@ class Report:
 
     __slots__ = (
         "_channel",
+        "_patience_ms",
         "cache",
         "cache_reason",
         "cache_us",
@@ -53,6 +56,7 @@ class Report:
 
     def __init__(self, channel_fd: int, dialogue: bool) -> None:
         self._channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, channel_fd)
+        self._patience_ms = TOTALS_TIMEOUT_MS  # in all, for audit lines
         self.dialogue = dialogue  # whether commands and replies are to be logged
         self.close_reason = self.cache = self.cache_reason = self.fault = ""
         self.cache_us = self.messages = self.octets = 0
@@ -89,6 +93,19 @@ class Report:
         except OSError:
             return False
         return True
+
+    def note_removed(self, location: Location, octets: int, how: str) -> None:
+        """Have a removed message logged, and wait a little for a front that is busy: it is an audit line."""
+        names = [
+            octets.decode("ascii", "backslashreplace") for octets in (location.unique_id, location.name)
+        ]
+        detail = f"unique_id={names[0]} octets={octets} how={how} file={names[1]}"
+        frame = messages.encode(messages.NOTED, event="message_removed", detail=detail)
+        if not self._send_at_once(frame) and self._patience_ms:
+            started = time.monotonic()
+            self._wait_for_front(self._patience_ms)
+            self._patience_ms = max(0, self._patience_ms - int((time.monotonic() - started) * 1000))
+            self._send_at_once(frame)
 
     def note_command(self, line: bytes | LineError) -> None:
         """Have a command logged."""
@@ -139,10 +156,13 @@ class Report:
         if self._send_at_once(octets):
             return True
         # The front is gone; or busy, or it never reads: then it does not get to keep this process for ever.
+        self._wait_for_front(TOTALS_TIMEOUT_MS)
+        return self._send_at_once(octets)
+
+    def _wait_for_front(self, most_ms: int) -> None:
         poller = select.poll()
         poller.register(self._channel, select.POLLOUT)
-        poller.poll(TOTALS_TIMEOUT_MS)
-        return self._send_at_once(octets)
+        poller.poll(most_ms)
 
     def close(self) -> None:
         """Close the channel: that is how the front learns that the session is over."""

@@ -191,6 +191,7 @@ def _session(
     signals.actions.clear()
     signals.actions[signals.TERM] = stream.end
     signals.actions[signals.USR1] = stream.end_if_silent
+    signals.actions[signals.USR2] = stream.kick
     report = Report(channel_fd, login["dialogue"] != 0)
     try:
         _serve(stream, report, login, settings, options, enter)
@@ -215,6 +216,8 @@ def _serve(
 ) -> None:
     """Do everything between the fork and the totals; the report says how it ended."""
     directory, opened, found, refusal = -1, None, None, UNAVAILABLE
+    if login["removal"]:
+        options = options.with_removal(login["removal"])
     speech = None  # as long as it is plain English in ASCII
     if login["utf8"] or login["language"]:
         speech = _speech(settings, login["language"], login["utf8"] != 0)
@@ -340,6 +343,8 @@ def maildrop_options(settings: SessionSettings, boot_id: bytes) -> opening.Optio
         move_to_cur=settings.move_to_cur,
         boot_id=boot_id,
         expire_days=settings.expire_retrieved_days,
+        removal=settings.removal,
+        audit=settings.log_removals,
     )
 
 

@@ -84,6 +84,10 @@ class Stream:
         """SIGTERM: the session ends."""
         raise SessionEnd("shutdown")
 
+    def kick(self, _signal: int) -> None:
+        """SIGUSR2: an administrator ends the session (`gpop kick`)."""
+        raise SessionEnd("kicked")
+
     def end_if_silent(self, _signal: int) -> None:
         """SIGUSR1, a newer login wants the maildrop: the session ends if its client is silent."""
         if self._seconds_silent() >= self.takeover_after_s:

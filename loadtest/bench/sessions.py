@@ -62,6 +62,8 @@ class Forker:
             groups=[],
             home=home,
             peer="127.0.0.1",
+            received_ms=0,
+            removal="",
             dialogue=0,
             utf8=0,
             language="",

@@ -21,6 +21,7 @@ from gpop.privsep.messages import Frame
 DEADLINE_S = 20.0
 
 DEFAULTS: dict[str, Any] = {
+    "user_settings": "/nonexistent/user-settings",
     "maildir": "Maildir",
     "first_valid_uid": 1000,
     "first_valid_gid": 100,

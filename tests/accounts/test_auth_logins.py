@@ -87,7 +87,10 @@ def test_an_accepted_login_reaches_front_and_broker(auth: AuthProcess, front: Fa
     assert answer.fields["user"] == answer.fields["account"] == "joe"
     assert answer.fields["source"] == "passwd-file" and answer.fields["auth_us"] > 0
     frame, fds = auth.served_with_descriptors()
+    assert time.monotonic() - 60 < frame.fields["received_ms"] / 1000 <= time.monotonic()
     assert frame.fields == {
+        "received_ms": frame.fields["received_ms"],
+        "removal": "",
         "login_id": 1,
         "account": b"joe",
         "uid": UID,

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from gpop.accounts.account import SourceUnavailable
 from gpop.accounts.passwdfile import (
     MAX_LINE_OCTETS,
-    MAX_PROBLEMS,
     Entry,
     LineNotUsable,
     PasswdFile,
     parse_line,
 )
+from gpop.accounts.rereading import MAX_PROBLEMS
 from tests.accounts.auth_process import let_clock_step
 
 GOOD = b"joe:{PLAIN}pw:1000:100::/home/joe::"

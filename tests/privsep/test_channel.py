@@ -32,6 +32,8 @@ SERVE = {
     "home": b"/home/joe",
     "maildir": b"/home/joe/Maildir",
     "peer": "192.0.2.1",
+    "received_ms": 0,
+    "removal": "",
     "dialogue": 0,
     "utf8": 0,
     "language": "",

@@ -209,13 +209,3 @@ def test_dialogue_is_logged_with_passwords_hidden(make_server):
     details = [event["detail"] for event in server.events("command_received")]
     assert details == ["USER user0", "PASS (hidden)", "STAT", "QUIT"]
     assert PASSWORD not in server.log_path.read_text()
-
-
-def test_the_dialogue_of_one_user(make_server):
-    """log.dialogue_users: from the login on, and of nobody else."""
-    server = make_server(log__dialogue_users=["user0"])
-    client = server.pop()
-    client.stat()
-    client.quit()
-    server.wait_for_event("session_closed")
-    assert [event["detail"] for event in server.events("command_received")] == ["STAT", "QUIT"]

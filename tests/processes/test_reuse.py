@@ -21,7 +21,7 @@ from gpop.session import session
 from tests.serving import PASSWORD, ROOT, Server, Site, wait_until
 
 MESSAGE = b"Subject: one\n\nbody\n"
-SPEECH = {"dialogue": 0, "utf8": 0, "language": ""}  # fields of a SERVE frame
+SPEECH = {"received_ms": 0, "removal": "", "dialogue": 0, "utf8": 0, "language": ""}  # of a SERVE frame
 
 
 @pytest.fixture

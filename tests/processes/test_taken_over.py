@@ -45,7 +45,7 @@ class PlayedSession:
         self.channel.send(messages.encode(kind, **fields))
 
     def accept(self, user: str = "ann") -> None:
-        self.send(messages.ACCEPTED, user=user, account=user, source="passwd-file", auth_us=1)
+        self.send(messages.ACCEPTED, user=user, account=user, source="passwd-file", auth_us=1, dialogue=0)
 
     def totals(self, counts: tuple[int, ...] = (0,) * len(messages.COUNTS)) -> None:
         self.send(messages.TOTALS, **TOTALS, counts=counts)
@@ -159,7 +159,7 @@ def front(module_front):
 @pytest.mark.parametrize(
     "forged",
     [
-        messages.encode(messages.ACCEPTED, user="root", account="root", source="pam", auth_us=1),
+        messages.encode(messages.ACCEPTED, user="root", account="root", source="pam", auth_us=1, dialogue=0),
         messages.encode(messages.REFUSED, code="AUTH", reason="x", user="root", source="pam", auth_us=1),
         messages.encode(messages.SERVING),
         messages.encode(messages.TOTALS, **TOTALS, counts=()),
@@ -373,7 +373,7 @@ def captured(make_server):
         messages.encode(messages.DRAIN, at_once=1),
         messages.encode(
             messages.SERVE, uid=0, maildir=b"/root", login_id=1, account=b"root", gid=0, groups=[],
-            home=b"/", peer="", dialogue=0, utf8=0, language="",
+            home=b"/", peer="", received_ms=0, removal="", dialogue=0, utf8=0, language="",
         ),
         b"\x01" * 60_000,
         b"\x01",
