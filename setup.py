@@ -28,6 +28,13 @@ setup(
     license="MIT",
     packages=find_packages(include=["gpop", "gpop.*"]),
     package_data={"gpop.languages": ["*.txt"]},
+    # Made by `python -m ops.manual`.
+    data_files=[
+        ("share/man/man1", ["ops/manual/gpop.1"]),
+        ("share/man/man5", ["ops/manual/gpop.toml.5"]),
+        ("share/bash-completion/completions", ["ops/manual/gpop"]),
+        ("share/zsh/site-functions", ["ops/manual/_gpop"]),
+    ],
     python_requires=">=3.11",
     # The exact versions that are tested stand in requirements.txt.
     install_requires=[
@@ -45,7 +52,7 @@ setup(
         "bench": ["matplotlib>=3.6"],  # for the plot of loadtest.bench, and nothing else
         "dev": [
             *("duckdb>=1.0", "lmdb>=1.4", "locust>=2.24", "prometheus-client>=0.20", "rich>=13.5"),
-            *("hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "ruff>=0.5", "setuptools>=68"),
+            *("hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "ruff>=0.5", "setuptools>=68", "shtab>=1.7"),
         ],
     },
     entry_points={"console_scripts": ["gpop = gpop.cli:main"]},

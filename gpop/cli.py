@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from collections.abc import Collection
 
 from gpop import __version__
 
@@ -27,17 +28,22 @@ COMMANDS = {
 }
 
 
+def parser(loaded: Collection[str]) -> argparse.ArgumentParser:
+    """Return the command line of gpop; of the commands in `loaded` with what they take, which loads them."""
+    described = argparse.ArgumentParser(prog="gpop", description="A POP3 server for Maildir stores.")
+    described.add_argument("--version", action="version", version=f"gpop {__version__}")
+    commands = described.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, text) in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        if name in loaded:
+            importlib.import_module(module).add_arguments(command)
+    return described
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command that the arguments name."""
-    parser = argparse.ArgumentParser(prog="gpop", description="A POP3 server for Maildir stores.")
-    parser.add_argument("--version", action="version", version=f"gpop {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    wanted = [name for name in COMMANDS if name in (sys.argv[1:] if arguments is None else arguments)]
-    for name, (module, text) in COMMANDS.items():
-        described = commands.add_parser(name, help=text, description=text)
-        # Only the command that was asked for is loaded.
-        if name in wanted:
-            importlib.import_module(module).add_arguments(described)
-    parsed = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    # Only the command that was asked for is loaded.
+    parsed = parser([name for name in COMMANDS if name in words]).parse_args(words)
     status: int = importlib.import_module(COMMANDS[parsed.command][0]).run(parsed)
     return status

@@ -45,7 +45,7 @@ def _action(
     parser = actions.add_parser(name, help=text, description=text)
     parser.add_argument("file", metavar="FILE", help="the passwd-file")
     if user:
-        parser.add_argument("user", metavar="USER")
+        parser.add_argument("user", metavar="USER", help="the name to log in with")
     return parser
 
 
