@@ -121,6 +121,10 @@ class UserSettingsFile(RereadFile):
     def __len__(self) -> int:
         return len(self._settings)
 
+    def says_nothing(self) -> bool:
+        """Whether there is no file, or one in which nothing is set."""
+        return not (self.fault or self._settings or self.problem_count)
+
     def take_in(self, octets: bytes, mode: int) -> None:
         self._settings, self._broken = {}, {}
         for number, line in enumerate(octets.split(b"\n"), start=1):

@@ -146,6 +146,9 @@ class Decider:
         self._unwatch_fd = unwatch_fd
         self._keep = tuple(keep)
         self._user_settings = UserSettingsFile(settings.user_settings)
+        self._user_settings.refresh()
+        if not self._user_settings.says_nothing():
+            report_user_settings(log, self._user_settings)
         self._passwd_files = [source.file for source in sources if isinstance(source, PasswdFileSource)]
         self.penalties = PenaltyTable(
             secrets.token_bytes(32), settings.trusted_networks, settings.penalty_forget_s
