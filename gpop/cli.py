@@ -25,6 +25,7 @@ COMMANDS = {
     "user": ("gpop.commands.user", "switch POP3 off, or keep removed mail, for single accounts"),
     "log": ("gpop.commands.log", "have the dialogue of an account logged for a while"),
     "cache": ("gpop.commands.cache", "explain, verify or rebuild the statcache of a Maildir"),
+    "uidl": ("gpop.commands.uidl", "take over unique-ids from another server, and show them"),
 }
 
 

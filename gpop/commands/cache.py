@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
-import pwd
-import stat
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import compress
 
+from gpop.commands import owner
+from gpop.commands.owner import Refused
 from gpop.events import printable
 from gpop.maildrop import cachefile, errors, maildir, names, opening, statcache
 from gpop.maildrop.cachefile import Image
@@ -26,7 +26,6 @@ from gpop.maildrop.model import Maildrop
 from gpop.maildrop.opening import Options, Verdict
 from gpop.maildrop.statcache import BadCache, Header, Known
 from gpop.pop3 import encoding
-from gpop.privsep import credentials
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 FORM_WORDS = {
@@ -59,10 +58,6 @@ REASONS = {
 }
 
 
-class Refused(Exception):
-    """The command can't do what it was asked to; the text says why."""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for action, (_, text) in ACTIONS.items():
@@ -80,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     """Do what was asked; 1 if that failed, or if `verify` found something wrong."""
     action, _ = ACTIONS[args.action]
     try:
-        dir_fd = _enter(args.maildir)
+        dir_fd = owner.enter(args.maildir)
     except (Refused, OSError) as error:
         return _failed(args.maildir, error)
     try:
@@ -94,39 +89,6 @@ def run(args: argparse.Namespace) -> int:
 def _failed(path: str, error: Exception) -> int:
     print(f"gpop cache: {path}: {error}", file=sys.stderr)
     return 1
-
-
-# Getting there
-
-
-def _enter(path: str) -> int:
-    """Become the Maildir's owner, if there is root to give up, and return its descriptor."""
-    absolute = os.path.abspath(path)
-    status = os.lstat(absolute)
-    if os.path.realpath(absolute) != absolute:
-        raise Refused(f"the path leads through a symbolic link; name {os.path.realpath(absolute)} itself")
-    if not stat.S_ISDIR(status.st_mode):
-        raise Refused("not a directory")
-    home, where = os.fsencode(os.path.dirname(absolute)), os.fsencode(absolute)
-    try:
-        if os.geteuid() != 0:
-            return credentials.open_own_maildir(os.geteuid(), home, where)
-        if status.st_uid == 0:
-            raise Refused("it belongs to root, whose mail gpop does not serve")
-        gid, groups = _groups_of(status)
-        return credentials.become_user(status.st_uid, gid, groups, home, where, "none", (1, 1))
-    except credentials.CredentialsRefused as error:
-        if os.geteuid() == status.st_uid:
-            raise
-        raise Refused(f"not yours: run this as its owner or as root ({error})") from error
-
-
-def _groups_of(status: os.stat_result) -> tuple[int, list[int]]:
-    try:
-        owner = pwd.getpwuid(status.st_uid)
-    except KeyError:
-        return max(status.st_gid, 1), []
-    return owner.pw_gid, os.getgrouplist(owner.pw_name, owner.pw_gid)
 
 
 def _options(dir_fd: int, args: argparse.Namespace) -> Options:

@@ -198,11 +198,11 @@ class Draft:
             return  # `remove_old_drafts` will, in an hour
 
 
-def remove_old_drafts(dir_fd: int, clock_ns: int) -> None:
+def remove_old_drafts(dir_fd: int, clock_ns: int, prefix: str = DRAFT_PREFIX) -> None:
     """Remove the drafts of writers that crashed long before `clock_ns`."""
     try:
         with system.scandir(dir_fd) as entries:
-            drafts = [entry.name for entry in entries if entry.name.startswith(DRAFT_PREFIX)]
+            drafts = [entry.name for entry in entries if entry.name.startswith(prefix)]
         for name in drafts:
             status = system.stat(name, dir_fd=dir_fd, follow_symlinks=False)
             if S_ISREG(status.st_mode) and status.st_mtime_ns < clock_ns - DRAFT_LIFE_S * 1_000_000_000:

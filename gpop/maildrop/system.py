@@ -21,6 +21,7 @@ pread = os.pread
 write = os.write
 writev = os.writev
 fdatasync = os.fdatasync
+fsync = os.fsync
 touch = os.utime
 rename = os.rename
 link = os.link

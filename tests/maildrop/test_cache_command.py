@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpop.commands import cache as cache_command
+from gpop.commands import owner
 from gpop.maildrop import cachefile, opening, statcache
 from gpop.maildrop.statcache import NOTHING
 from tests.maildrop.store import Store, expected, listing
@@ -23,7 +24,7 @@ def own(store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
 
     if os.geteuid() == 0:
-        monkeypatch.setattr(cache_command, "_enter", enter)
+        monkeypatch.setattr(owner, "enter", enter)
     return store
 
 

@@ -1,0 +1,124 @@
+"""
+EDGE: a Maildir's file `.unique-ids`: bounded reading, and adding to it for good.
+
+Its directory is its user's, so it is opened without following links and without waiting, and
+has to be a regular file of the same user. No file at all means that nothing was imported; any
+other trouble is a fault, since default unique-ids in place of imported ones would have every
+client download everything again. Reading is executed by the session, as the mail user; adding by
+`gpop uidl import`, as the Maildir's owner.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from stat import S_ISREG
+
+from gpop.maildrop import cachefile, imported, lock, system
+from gpop.maildrop.imported import MAX_FILE_OCTETS, ImportedId
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpop.maildrop.statcache import Signature
+
+IMPORT_NAME = ".unique-ids"
+DRAFT_PREFIX = IMPORT_NAME + "."
+READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+DRAFT_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# The signature of a file that is not there.
+NO_FILE = (0, 0, 0, 0)
+# How long an import waits for a session that has the maildrop.
+LOCK_WAIT_S = 30.0
+
+
+def signature(dir_fd: int) -> Signature:
+    """Return what tells whether the file is still the same one; NO_FILE if there is none. Raises OSError."""
+    try:
+        status = system.stat(IMPORT_NAME, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return NO_FILE
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+
+
+def load(dir_fd: int) -> tuple[bytes, Signature]:
+    """
+    Return the file's octets and its signature; nothing and NO_FILE if there is none.
+
+    Raises:
+        OSError: it can't be read, or is no regular file of the user's own, or too large.
+    """
+    try:
+        fd = system.open_file(IMPORT_NAME, READ_FLAGS, dir_fd=dir_fd)
+    except FileNotFoundError:
+        return b"", NO_FILE
+    try:
+        status = system.fstat(fd)
+        if not S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+            raise OSError(errno.EPERM, f"{IMPORT_NAME} is no regular file of the user's own")
+        if status.st_size > MAX_FILE_OCTETS:
+            raise OSError(errno.EFBIG, f"{IMPORT_NAME} is larger than {MAX_FILE_OCTETS} octets")
+        octets = system.pread(fd, status.st_size + 1, 0)
+        if len(octets) != status.st_size:
+            raise OSError(errno.EIO, f"{IMPORT_NAME} changed while it was read")
+        return octets, (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+    finally:
+        os.close(fd)
+
+
+def read(dir_fd: int) -> dict[bytes, ImportedId]:
+    """
+    Return a Maildir's imported unique-ids, by base name; none if there is no file.
+
+    Raises:
+        OSError: it can't be read, or is not what it should be.
+        BadImport: it is damaged.
+    """
+    octets, found = load(dir_fd)
+    return {} if found == NO_FILE else imported.parse(octets)
+
+
+def add(dir_fd: int, ids: dict[bytes, ImportedId], lock_wait_s: float = LOCK_WAIT_S) -> int:
+    """
+    Add unique-ids to those of a Maildir, all or none of them; returns how many were not there before.
+
+    When this returns they are on the disk. What is there is never changed. The session lock is
+    taken meanwhile, by a session's ways and for two imports at the same time; `dir_fd` must not hold it.
+
+    Raises:
+        ImportConflict: a message has another id already, or another message has this one.
+        MaildropInUse: a session has had the maildrop for all of `lock_wait_s`.
+        OSError, BadImport: what is there can't be read, or the new file not be written.
+    """
+    lock.lock(dir_fd, lock_wait_s)
+    try:
+        there = read(dir_fd)
+        both = imported.merged(there, ids)
+        if len(both) > len(there):
+            _write(dir_fd, imported.render(both))
+        return len(both) - len(there)
+    finally:
+        lock.unlock(dir_fd)
+
+
+def _write(dir_fd: int, octets: bytes) -> None:
+    """Replace the file as a whole, and wait for the disk. Raises OSError: it is what it was."""
+    if len(octets) > MAX_FILE_OCTETS:
+        raise OSError(errno.EFBIG, f"{IMPORT_NAME} would be larger than {MAX_FILE_OCTETS} octets")
+    now_ns = time.time_ns()
+    cachefile.remove_old_drafts(dir_fd, now_ns, DRAFT_PREFIX)
+    draft = f"{DRAFT_PREFIX}{os.getpid()}.{now_ns:x}"
+    fd = system.open_file(draft, DRAFT_FLAGS, 0o600, dir_fd=dir_fd)
+    try:
+        try:
+            view = memoryview(octets)
+            while view:
+                view = view[system.write(fd, view) :]
+            system.fsync(fd)
+        finally:
+            os.close(fd)
+        system.rename(draft, IMPORT_NAME, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+    except BaseException:
+        system.unlink(draft, dir_fd=dir_fd)
+        raise
+    system.fsync(dir_fd)
