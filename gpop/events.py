@@ -52,6 +52,7 @@ EVENTS = {
     "removal_failed": "a message marked as deleted could not be removed",
     "move_failed": "a retrieved message could not be moved to cur/",
     "maildirsize_failed": "the Maildir++ quota file could not be updated",
+    "unique_ids_changed": "messages have other unique-ids than before: clients will download them again",
     "retention_failed": "when messages were retrieved could not be read or noted; they stay for longer",
     # auth
     "auth_started": "auth is warmed and decides logins",
@@ -103,6 +104,7 @@ SESSION_NOTES = {
     "removal_failed": "error",
     "move_failed": "warning",
     "maildirsize_failed": "warning",
+    "unique_ids_changed": "error",
     "retention_failed": "warning",
     # Only sent where dialogue was asked for, so never a matter of the log level.
     "command_received": "info",

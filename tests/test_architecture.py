@@ -26,6 +26,7 @@ PURE = {
     "front.xclient",
     "json_text",
     "pop3.*",
+    "maildrop.alarm",
     "maildrop.errors",
     "maildrop.imported",
     "maildrop.listing",

@@ -20,7 +20,7 @@ from itertools import compress
 from gpop.commands import owner
 from gpop.commands.owner import Refused
 from gpop.events import printable
-from gpop.maildrop import cachefile, errors, maildir, names, opening, statcache
+from gpop.maildrop import cachefile, errors, importfile, maildir, names, opening, statcache
 from gpop.maildrop.cachefile import Image
 from gpop.maildrop.model import Maildrop
 from gpop.maildrop.opening import Options, Verdict
@@ -43,6 +43,7 @@ REASONS = {
     "cur_changed": "cur/ is not as it was: mail came or went, or flags changed",
     "both_changed": "neither new/ nor cur/ is as it was",
     "racy": "a folder changed in the clock tick in which it was looked at, so it is looked at once more",
+    "import_changed": "the file of imported unique-ids is not the one that it was made with",
     "settings_changed": "it was written under another max_messages",
     "absent": "there is no .statcache",
     "not_a_file": ".statcache is a link, a directory, a FIFO or a socket",
@@ -142,7 +143,8 @@ def _described(image: Image) -> Iterator[str]:
         return
     yield f"octets     {_counts(known, _octets_from)}"
     yield f"forms      {_counts(known, lambda mark: FORM_WORDS[_form(mark)])}"
-    yield f"unique-ids {_counts(known, _id_from)}"
+    no_name = "hashed" if header.imported == statcache.NO_IMPORT else "imported or hashed"
+    yield f"unique-ids {_counts(known, lambda mark: _id_from(mark, no_name))}"
 
 
 def _counts(known: Known, word: Callable[[int], str]) -> str:
@@ -156,10 +158,10 @@ def _octets_from(mark: int) -> str:
     return "measured" if mark & statcache.MEASURED else "from W="
 
 
-def _id_from(mark: int) -> str:
+def _id_from(mark: int, no_name: str) -> str:
     if mark & statcache.TWIN:
         return "from content (several files have one base name)"
-    return "hashed" if mark & statcache.NAMED else "base names"
+    return no_name if mark & statcache.NAMED else "base names"
 
 
 def _form(mark: int) -> int:
@@ -232,7 +234,7 @@ def verify(dir_fd: int, args: argparse.Namespace) -> int:
     truth = Truth(dir_fd, options)
     # A file that was put in another's place is measured by the next session, if that is no hit.
     same = [inode == truth.inodes.get(shown) for shown, inode in zip(known.ids, known.inodes, strict=True)]
-    wrong = [*_inconsistencies(verdict.image, known), *_wrong_messages(known, truth, same)]
+    wrong = [*_inconsistencies(dir_fd, verdict.image, known), *_wrong_messages(known, truth, same)]
     stale = [*_wrong_messages(known, truth, [not each for each in same]), *_wrong_listing(known, truth)]
     if verdict.outcome == opening.HIT:
         wrong, stale = wrong + stale, []
@@ -245,7 +247,7 @@ def verify(dir_fd: int, args: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def _inconsistencies(image: Image, known: Known) -> Iterator[str]:
+def _inconsistencies(dir_fd: int, image: Image, known: Known) -> Iterator[str]:
     """What can be told wrong from the cache alone: listings, totals and table have to say the same."""
     header: Header = image.header
     if header.octets != sum(known.octets):
@@ -254,7 +256,7 @@ def _inconsistencies(image: Image, known: Known) -> Iterator[str]:
     again = statcache.assemble(statcache.NOTHING, same, header.octets, header.facts())
     if b"".join(again) != image.load():
         yield "listings and table do not belong together"
-    maildrop = Maildrop(image)
+    maildrop = Maildrop(image, importfile.Confirmation(dir_fd).is_imported)
     for index in range(maildrop.count):
         try:
             maildrop.location(index)

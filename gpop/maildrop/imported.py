@@ -12,7 +12,6 @@ never an empty file (docs/unique-ids.md). Executed by the session, as the mail u
 
 from __future__ import annotations
 
-from binascii import unhexlify
 from zlib import crc32
 
 from gpop.maildrop import names
@@ -24,6 +23,8 @@ MAX_ENTRIES = 1_000_000
 MAX_FILE_OCTETS = 128 * 1024 * 1024
 MAX_ORDER = (1 << 32) - 1
 MAX_ORDER_DIGITS = 10
+# So many messages are looked up in the octets; for more the whole file is taken apart.
+FEW = 8
 HEX = b"0123456789ABCDEF"
 # What stands in the file as it is; any other octet of a base name is written %XX.
 PLAIN = bytes(octet for octet in names.GRAPHIC if octet != ord("%"))
@@ -111,7 +112,7 @@ def _unquoted(field: bytes) -> bytes | None:
         code = piece[:2]
         if len(code) < 2 or code.translate(None, HEX):
             return None
-        base += unhexlify(code) + piece[2:]
+        base += bytes((int(code, 16),)) + piece[2:]
     return base if quoted(base) == field else None
 
 
@@ -122,9 +123,13 @@ def parse(octets: bytes) -> dict[bytes, ImportedId]:
     Raises:
         BadImport: it is not as `render` writes it.
     """
+    return _entries(_body(octets))
+
+
+def _entries(body: bytes) -> dict[bytes, ImportedId]:
     ids: dict[bytes, ImportedId] = {}
     seen: set[bytes] = set()
-    for number, line in enumerate(_body(octets).split(b"\n")[:-1], 2):
+    for number, line in enumerate(body.split(b"\n")[:-1], 2):
         base, one = _entry(number, line)
         if base in ids:
             raise BadImport(number, "a second line for one base name")
@@ -169,6 +174,42 @@ def _entry(number: int, line: bytes) -> tuple[bytes, ImportedId]:
     return base, ImportedId(unique_id, int(order))
 
 
+class Lookup:
+    """
+    What a file says of single messages: of a few without taking it all apart, since a refresh for one new
+    message is to stay quick where 100,000 ids were imported.
+    """
+
+    __slots__ = ("_asked", "_body", "_ids")
+
+    def __init__(self, octets: bytes) -> None:
+        """Check the file. Raises BadImport, as all that is asked of it may."""
+        self._body = b"\n" + _body(octets)
+        self._ids: dict[bytes, ImportedId] | None = None
+        self._asked = 0
+
+    def all(self) -> dict[bytes, ImportedId]:
+        """Return all ids by base name, as `parse`."""
+        if self._ids is None:
+            self._ids = _entries(self._body[1:])
+        return self._ids
+
+    def of(self, base: bytes) -> ImportedId | None:
+        """Return what was imported for a message."""
+        self._asked += 1
+        if self._ids is not None or self._asked > FEW:
+            return self.all().get(base)
+        end = self._body.find(b" %b\n" % quoted(base))
+        if end < 0:
+            return None
+        line = self._body[self._body.rfind(b"\n", 0, end) + 1 : end]
+        return _entry(self._body.count(b"\n", 0, end) + 1, b"%b %b" % (line, quoted(base)))[1]
+
+    def has_id(self, unique_id: bytes) -> bool:
+        """Whether some message has this id, be it in the maildrop or not."""
+        return b" %b " % unique_id in self._body
+
+
 def merged(there: dict[bytes, ImportedId], added: dict[bytes, ImportedId]) -> dict[bytes, ImportedId]:
     """
     Return both: what is there is never changed, and nothing of it is lost.
@@ -189,3 +230,36 @@ def merged(there: dict[bytes, ImportedId], added: dict[bytes, ImportedId]) -> di
             raise ImportConflict(f"{base!r} would get the unique-id {one.unique_id!r} that {other!r} has")
         both[base] = one
     return both
+
+
+# What they change
+
+
+def unique_ids(bases: list[bytes], twins: dict[int, bytes], ids: dict[bytes, ImportedId]) -> list[bytes]:
+    """
+    Return the unique-id of each message, in message order, as `names.unique_ids` without an import.
+
+    An imported id goes before the default one, but for twins: which of them it is can't be told. What
+    another server has given to one message, here or gone, no other message gets: its default id is
+    then the hash of its base name.
+    """
+    reserved = frozenset([one.unique_id for one in ids.values()])
+    shown = []
+    owners = set()
+    for index, base in enumerate(bases):
+        if index in twins:
+            shown.append(twins[index])
+        elif base in ids:
+            shown.append(ids[base].unique_id)
+            owners.add(index)
+        else:
+            default = names.unique_id(base)
+            shown.append(names.hashed_id(base) if default in reserved else default)
+    names.tell_apart(shown, reserved, frozenset(owners))
+    return shown
+
+
+def order_key(base: bytes, ids: dict[bytes, ImportedId]) -> tuple[int, tuple[int, bytes, bytes]]:
+    """Return what messages are ordered by: the other server's order, then delivery time and name."""
+    one = ids.get(base)
+    return one.order if one and one.order else MAX_ORDER + 1, names.order_key(base)

@@ -16,7 +16,9 @@ import time
 from stat import S_ISREG
 
 from gpop.maildrop import cachefile, imported, lock, system
-from gpop.maildrop.imported import MAX_FILE_OCTETS, ImportedId
+from gpop.maildrop.errors import MaildropUnavailable
+from gpop.maildrop.imported import MAX_FILE_OCTETS, BadImport, ImportedId, Lookup
+from gpop.maildrop.statcache import NO_IMPORT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,24 +28,27 @@ IMPORT_NAME = ".unique-ids"
 DRAFT_PREFIX = IMPORT_NAME + "."
 READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 DRAFT_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-# The signature of a file that is not there.
-NO_FILE = (0, 0, 0, 0)
 # How long an import waits for a session that has the maildrop.
 LOCK_WAIT_S = 30.0
 
 
 def signature(dir_fd: int) -> Signature:
-    """Return what tells whether the file is still the same one; NO_FILE if there is none. Raises OSError."""
+    """
+    Return what tells whether the file is still the same one; NO_IMPORT if there is none.
+
+    Raises:
+        OSError: it can't be looked at.
+    """
     try:
         status = system.stat(IMPORT_NAME, dir_fd=dir_fd, follow_symlinks=False)
     except FileNotFoundError:
-        return NO_FILE
+        return NO_IMPORT
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
 def load(dir_fd: int) -> tuple[bytes, Signature]:
     """
-    Return the file's octets and its signature; nothing and NO_FILE if there is none.
+    Return the file's octets and its signature; nothing and NO_IMPORT if there is none.
 
     Raises:
         OSError: it can't be read, or is no regular file of the user's own, or too large.
@@ -51,7 +56,7 @@ def load(dir_fd: int) -> tuple[bytes, Signature]:
     try:
         fd = system.open_file(IMPORT_NAME, READ_FLAGS, dir_fd=dir_fd)
     except FileNotFoundError:
-        return b"", NO_FILE
+        return b"", NO_IMPORT
     try:
         status = system.fstat(fd)
         if not S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
@@ -66,6 +71,41 @@ def load(dir_fd: int) -> tuple[bytes, Signature]:
         os.close(fd)
 
 
+class Confirmation:
+    """Whether unique-ids were imported for their messages: asked when one is to be sent or removed."""
+
+    __slots__ = ("_dir_fd", "_lookup")
+
+    def __init__(self, dir_fd: int) -> None:
+        """`dir_fd` stays the caller's, and open."""
+        self._dir_fd = dir_fd
+        self._lookup: Lookup | None = None
+
+    def is_imported(self, unique_id: bytes, base: bytes) -> bool:
+        """
+        Whether the Maildir's file says so.
+
+        Raises:
+            MaildropUnavailable: it can't be read (any more).
+        """
+        try:
+            if self._lookup is None:
+                octets, found = load(self._dir_fd)
+                if found == NO_IMPORT:
+                    return False
+                self._lookup = Lookup(octets)
+            one = self._lookup.of(base)
+        except (OSError, BadImport) as error:
+            raise unavailable(error) from error
+        return one is not None and one.unique_id == unique_id
+
+
+def unavailable(error: OSError | BadImport) -> MaildropUnavailable:
+    """Return the fault that stands for a file that can't be used."""
+    number = error.errno if isinstance(error, OSError) else errno.EBADMSG
+    return MaildropUnavailable(f"{IMPORT_NAME} can't be used: {error}", number)
+
+
 def read(dir_fd: int) -> dict[bytes, ImportedId]:
     """
     Return a Maildir's imported unique-ids, by base name; none if there is no file.
@@ -75,7 +115,7 @@ def read(dir_fd: int) -> dict[bytes, ImportedId]:
         BadImport: it is damaged.
     """
     octets, found = load(dir_fd)
-    return {} if found == NO_FILE else imported.parse(octets)
+    return {} if found == NO_IMPORT else imported.parse(octets)
 
 
 def add(dir_fd: int, ids: dict[bytes, ImportedId], lock_wait_s: float = LOCK_WAIT_S) -> int:

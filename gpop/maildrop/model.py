@@ -19,7 +19,7 @@ from gpop.maildrop.statcache import HEADER_OCTETS, LIST_STATUS, TERMINATOR, UIDL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Callable, Container
     from typing import Protocol
 
     class Image(Protocol):
@@ -80,10 +80,12 @@ class Maildrop:
     Everything that reads the image may raise MaildropUnavailable: it was damaged meanwhile.
     """
 
-    __slots__ = ("_image", "_marked", "_octets_left", "count", "header", "retrieved")
+    __slots__ = ("_image", "_is_imported", "_marked", "_octets_left", "count", "header", "retrieved")
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: Image, is_imported: Callable[[bytes, bytes], bool] | None = None) -> None:
+        """`is_imported`: whether a unique-id was imported for a base name; None where none was."""
         self._image = image
+        self._is_imported = is_imported
         self.header = image.header
         self.count: int = image.header.count
         self._octets_left: int = image.header.octets
@@ -159,9 +161,17 @@ class Maildrop:
         flags = read(flags_at, 1)[0]
         name = tail if flags & statcache.NAMED else shown + tail
         location = Location(shown, octets, stamp, flags, name)
-        if not (names.is_message_name(location.name) and _agrees(location)):
+        if not (names.is_message_name(location.name) and self._agrees(location)):
             raise MessageChanged("the statcache's name for a message is not that of its unique-id")
         return location
+
+    def _agrees(self, location: Location) -> bool:
+        """Whether a unique-id belongs to a base name, as far as a name and what was imported can tell."""
+        if not location.flags & statcache.NAMED:
+            return location.base == location.unique_id
+        if location.is_twin or names.is_default(location.unique_id, location.base):
+            return True
+        return self._is_imported is not None and self._is_imported(location.unique_id, location.base)
 
     def _line(self, index: int, start_at: int, section: int, max_octets: int) -> bytes:
         start, end = SPAN.unpack(self._image.read(start_at, 8))
@@ -213,13 +223,6 @@ class Maildrop:
             at = following
         segments.append((section + at, end - section - at))
         return segments
-
-
-def _agrees(location: Location) -> bool:
-    """Whether a location's base name gives the unique-id, as far as a name can tell."""
-    if not location.flags & statcache.NAMED:
-        return location.base == location.unique_id
-    return location.is_twin or names.is_derived(location.unique_id, names.unique_id(location.base))
 
 
 def _damaged() -> MaildropUnavailable:

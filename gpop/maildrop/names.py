@@ -54,7 +54,7 @@ def is_literal(base: bytes) -> bool:
 
 def unique_id(base: bytes) -> bytes:
     """Return the unique-id of the only message with this base name."""
-    return base if is_literal(base) else _hashed(base)
+    return base if is_literal(base) else hashed_id(base)
 
 
 def twin_id(base: bytes, content_digest: bytes) -> bytes:
@@ -63,10 +63,11 @@ def twin_id(base: bytes, content_digest: bytes) -> bytes:
 
     `content_digest` is the BLAKE2b-256 of the file's octets as stored.
     """
-    return _hashed(base + b"\0" + content_digest)
+    return hashed_id(base + b"\0" + content_digest)
 
 
-def _hashed(octets: bytes) -> bytes:
+def hashed_id(octets: bytes) -> bytes:
+    """Return the unique-id of a message whose base name can't be one, or is another message's id."""
     digest: str = blake2b(octets, digest_size=HASH_OCTETS).hexdigest()
     return digest.encode("ascii")
 
@@ -80,6 +81,11 @@ def is_derived(shown: bytes, formula: bytes) -> bool:
     """Whether `shown` is what a formula gave, or that with the `-2`, `-3` that tells equal ones apart."""
     stem, _, suffix = shown.rpartition(b"-")
     return shown == formula or (stem == formula and suffix.isdigit())
+
+
+def is_default(shown: bytes, base: bytes) -> bool:
+    """Whether a message with this base name may have this unique-id though none was imported for it."""
+    return is_derived(shown, unique_id(base)) or is_derived(shown, hashed_id(base))
 
 
 def unique_ids(bases: list[bytes], given: dict[int, bytes]) -> list[bytes]:
@@ -98,14 +104,23 @@ def unique_ids(bases: list[bytes], given: dict[int, bytes]) -> list[bytes]:
     for index, twin in given.items():
         ids[index] = twin
     if len(set(ids)) < len(ids):
-        _tell_apart(ids)
+        tell_apart(ids)
     return ids
 
 
-def _tell_apart(ids: list[bytes]) -> None:
-    taken = set(ids)
-    seen: dict[bytes, int] = {}
+def tell_apart(
+    ids: list[bytes], reserved: frozenset[bytes] = frozenset(), owners: frozenset[int] = frozenset()
+) -> None:
+    """
+    Make equal unique-ids unequal, in place: the first keeps it, the others get `-2`, `-3`.
+
+    Those that are `reserved` belong to the messages at the indexes `owners`, which keep them.
+    """
+    taken = reserved.union(ids)
+    seen = dict.fromkeys(reserved, 1)
     for index, shown in enumerate(ids):
+        if index in owners:
+            continue
         if shown not in seen:
             seen[shown] = 1
             continue

@@ -14,7 +14,7 @@ import errno
 import os
 import time
 
-from gpop.maildrop import cachefile, names, reconcile, statcache, system
+from gpop.maildrop import cachefile, importfile, names, reconcile, statcache, system
 from gpop.maildrop.cachefile import Draft, Image
 from gpop.maildrop.errors import MaildropUnavailable, MessageChanged, MessageUnreadable, MessageVanished
 from gpop.maildrop.lock import unlock
@@ -29,6 +29,7 @@ from gpop.maildrop.statcache import (
     FORM_SHIFT,
     HEADER_OCTETS,
     MEASURED,
+    NO_IMPORT,
     NOTHING,
     BadCache,
     Facts,
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 HIT, REFRESH, REBUILD, OFF = "hit", "refresh", "rebuild", "off"
 # Reasons of a rebuild that nobody needs to look into.
 HARMLESS_REASONS = ("absent", "other_version")
+# Reasons of a refresh for which the old cache is only good for what it knows of octets.
+DISTRUSTED_REASONS = ("settings_changed", "import_changed")
 
 
 class Options:
@@ -118,6 +121,7 @@ def judge(folders: Maildir, options: Options) -> Verdict:
 
     Raises:
         MaildropUnavailable: a folder is missing or can't be looked at.
+        OSError: the file of imported unique-ids can't be looked at.
     """
     try:
         image = cachefile.open_image(folders.dir_fd)
@@ -128,7 +132,7 @@ def judge(folders: Maildir, options: Options) -> Verdict:
         header = image.header
         if header.max_messages != options.max_messages:
             return Verdict(REFRESH, "settings_changed", signatures, image)
-        reason = reconcile.change_reason(header, signatures)
+        reason = reconcile.change_reason(header, signatures, importfile.signature(folders.dir_fd))
         if reason != "unchanged":
             return Verdict(REFRESH, reason, signatures, image)
         if image.octets is None and (header.boot_id != options.boot_id or not options.boot_id):
@@ -232,7 +236,7 @@ def _renewed(folders: Maildir, options: Options, verdict: Verdict, warnings: War
         if old:
             noted: Warnings = []
             try:
-                memory = Memory(old, trusted=verdict.reason != "settings_changed")
+                memory = Memory(old, trusted=verdict.reason not in DISTRUSTED_REASONS)
                 image = renew(folders, options, memory, noted)
                 warnings += noted
                 return image
@@ -290,7 +294,10 @@ class Opened:
         self._places: Places = {}
         self._places_at: tuple[Signature, Signature] | None = None
         self.image = image
-        self.maildrop = Maildrop(image)
+        confirmation = None
+        if folders and image.header.imported != NO_IMPORT:
+            confirmation = importfile.Confirmation(folders.dir_fd).is_imported
+        self.maildrop = Maildrop(image, confirmation)
         self.outcome = verdict.outcome
         self.reason = verdict.reason
         self.cache_ms = 0.0

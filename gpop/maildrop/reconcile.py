@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from gpop.maildrop import names, statcache
+from gpop.maildrop import imported, names, statcache
 from gpop.maildrop.listing import decoded
 from gpop.maildrop.names import CUR, NEW
-from gpop.maildrop.statcache import ESTIMATED, FORM_BITS, LINKED, MEASURED, NAMED, RACY, TWIN, Known
+from gpop.maildrop.statcache import ESTIMATED, FORM_BITS, LINKED, MEASURED, NAMED, RACY, RACY_ANY, TWIN, Known
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from gpop.maildrop.imported import ImportedId, Lookup
     from gpop.maildrop.listing import Listing
     from gpop.maildrop.statcache import Columns, Header, Signature
 
@@ -63,14 +64,20 @@ def changed_folders(header: Header, signatures: tuple[Signature, Signature]) -> 
     ]
 
 
-def change_reason(header: Header, signatures: tuple[Signature, Signature]) -> str:
-    """Return the log's word for why the folders are looked at again; "unchanged" if they need not be."""
+def change_reason(header: Header, signatures: tuple[Signature, Signature], ids: Signature) -> str:
+    """
+    Return the log's word for why the folders are looked at again; "unchanged" if they need not be.
+
+    `ids` is the signature of the file of imported unique-ids.
+    """
+    if ids != header.imported:
+        return "import_changed"
     new_is_same, cur_is_same = signatures[NEW] == header.new, signatures[CUR] == header.cur
     if not new_is_same:
         return "new_changed" if cur_is_same else "both_changed"
     if not cur_is_same:
         return "cur_changed"
-    return "racy" if header.flags & (RACY[NEW] | RACY[CUR]) else "unchanged"
+    return "racy" if header.flags & RACY_ANY else "unchanged"
 
 
 def file_stamp(mtime_ns: int, size: int, clock_ns: int) -> int:
@@ -104,8 +111,14 @@ def of_one_base(found: list[Found]) -> dict[bytes, list[Found]]:
     return {base: several for base, several in by_base.items() if len(several) > 1}
 
 
-def in_order(found: list[Found]) -> list[Found]:
-    """Return the files in message order: by delivery time, then by base name; twins by unique-id."""
+def in_order(found: list[Found], ids: dict[bytes, ImportedId] | None = None) -> list[Found]:
+    """
+    Return the files in message order: by delivery time, then by base name; twins by unique-id.
+
+    Those with an order among the imported `ids` come first, in that.
+    """
+    if ids:
+        return sorted(found, key=lambda one: (imported.order_key(one[0], ids), one))
     if names.have_usual_times([one[0] for one in found]):
         # By base name alone, which is quicker; sorting keeps the order of twins, which are sorted.
         return sorted(found, key=lambda one: one[0])
@@ -188,11 +201,20 @@ def recall(known: Known, found: list[Found]) -> Messages:
     return messages
 
 
-def rendered(messages: Messages, before: Columns) -> Columns:
-    """Return the messages in the form in which the cache holds them, to follow those in `before`."""
+def shown_ids(messages: Messages, ids: dict[bytes, ImportedId] | None = None) -> list[bytes]:
+    """Return the unique-id of each message: the imported one, else the default one."""
     bases = [one[0] for one in messages.found]
     twins = {index: one[1] for index, one in enumerate(messages.found) if one[1]}
-    ids = names.unique_ids(bases, twins)
+    return imported.unique_ids(bases, twins, ids) if ids else names.unique_ids(bases, twins)
+
+
+def rendered(messages: Messages, ids: list[bytes], before: Columns) -> Columns:
+    """
+    Return the messages in the form in which the cache holds them, to follow those in `before`.
+
+    `ids` are their unique-ids.
+    """
+    bases = [one[0] for one in messages.found]
     flags = messages.flags
     if ids != bases:
         named = zip(flags, ids, bases, strict=True)
@@ -244,5 +266,22 @@ def may_share_id(added: list[Found], columns: Columns) -> bool:
     for base, _twin, _name, _mark, _inode in added:
         shown = names.unique_id(base)
         if names.looks_hashed(shown) and b" %b\r\n" % shown in bytes(columns.uidl):
+            return True
+    return False
+
+
+def need_import(added: list[Found], columns: Columns, ids: Lookup) -> bool:
+    """
+    Whether messages to append can't have their default unique-id and order without a look at all others.
+
+    With imported ids the last message need not be the one with the highest name, nor is a unique-id
+    always a name: so each new one is looked for. To answer yes too often costs time only.
+    """
+    uidl, tails = bytes(columns.uidl), b"\0" + bytes(columns.tails)
+    for base, _twin, _name, _mark, _inode in added:
+        shown = names.unique_id(base)
+        if ids.of(base) or ids.has_id(shown) or b" %b\r\n" % shown in uidl:
+            return True
+        if b"\0%b:" % base in tails or b"\0%b\0" % base in tails:
             return True
     return False

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import errno
 
-from gpop.maildrop import cachefile, names, reconcile, statcache
+from gpop.maildrop import alarm, cachefile, importfile, names, reconcile, statcache
 from gpop.maildrop.cachefile import Draft, Image
 from gpop.maildrop.errors import MaildropUnavailable
+from gpop.maildrop.imported import BadImport, Lookup
 from gpop.maildrop.maildir import FILE_FAULTS
 from gpop.maildrop.names import CUR, NEW
 from gpop.maildrop.statcache import (
@@ -21,9 +22,11 @@ from gpop.maildrop.statcache import (
     LINKED,
     LIST_BOTH,
     MEASURED,
+    NO_IMPORT,
     NOTHING,
     NOTHING_KNOWN,
     RACY,
+    RACY_IDS,
     TWIN,
     Facts,
 )
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from gpop.maildrop.maildir import Maildir
     from gpop.maildrop.opening import Options, Warnings
     from gpop.maildrop.reconcile import Found, Messages
-    from gpop.maildrop.statcache import Columns, Header, Known, Octets
+    from gpop.maildrop.statcache import Columns, Header, Known, Octets, Signature
 
 # So many times files that vanished before they were measured are looked for under other names. It
 # takes a program that renames all the time to need more than two, and then waiting is no answer.
@@ -63,7 +66,7 @@ class Memory:
         self._known: Known | None = None if image else NOTHING_KNOWN
         if image:
             self.columns = statcache.cut(image.header, image.load())
-            if trusted and not image.header.flags & LIST_BOTH:
+            if trusted and not image.header.flags & (LIST_BOTH | RACY_IDS):
                 self.header = image.header
 
     def known(self) -> Known:
@@ -79,7 +82,7 @@ def renew(folders: Maildir, options: Options, memory: Memory, warnings: Warnings
 
     Raises:
         BadCache: the memory turned out to be none; nothing was written.
-        MaildropUnavailable: a folder can't be listed, or does not hold still.
+        MaildropUnavailable: a folder can't be listed, or does not hold still; or `.unique-ids` is damaged.
         OSError: a file can't be looked at, and that is not the file's own fault.
     """
     draft = None
@@ -102,10 +105,37 @@ def unwritable(error: OSError) -> tuple[str, dict[str, int | str]]:
     return "cache_unwritable", {"reason": errno.errorcode.get(error.errno or 0, "unknown")}
 
 
+class _Imported:
+    """
+    What was imported into the maildrop: never nothing because it can't be read.
+
+    Attributes:
+        lookup: None if there is no such file.
+        signature: of the file.
+        racy: header flag, if the signature does not prove that the file is still the same.
+    """
+
+    __slots__ = ("lookup", "racy", "signature")
+
+    def __init__(self, dir_fd: int, draft: Draft | None) -> None:
+        """Read it, after the clock of `draft`. Raises MaildropUnavailable, OSError."""
+        self.lookup: Lookup | None = None
+        self.signature: Signature
+        self.racy = 0
+        clock_ns = draft.clock_ns() if draft else 0
+        try:
+            octets, self.signature = importfile.load(dir_fd)
+            if self.signature != NO_IMPORT:
+                self.lookup = Lookup(octets)
+                self.racy = RACY_IDS if max(self.signature[2:]) >= clock_ns else 0
+        except (OSError, BadImport) as error:
+            raise importfile.unavailable(error) from error
+
+
 class _Renewal:
     """The steps of `renew`."""
 
-    __slots__ = ("_draft", "_folders", "_listed", "_memory", "_options", "_stock", "_warnings")
+    __slots__ = ("_draft", "_folders", "_imported", "_listed", "_memory", "_options", "_stock", "_warnings")
 
     def __init__(
         self, folders: Maildir, options: Options, memory: Memory, draft: Draft | None, warnings: Warnings
@@ -115,6 +145,9 @@ class _Renewal:
         self._memory = memory
         self._draft = draft
         self._warnings = warnings
+        self._imported = _Imported(folders.dir_fd, draft)
+        if memory.header and memory.header.imported != self._imported.signature:
+            memory.header = None  # any message may have another unique-id, and another place
         self._stock = take_stock(folders, draft, options.clock_wait_s, self._to_list)
         # The checksums of the listings that the new cache is made of.
         self._listed = [*(memory.header.listed if memory.header else statcache.NOTHING_LISTED)]
@@ -147,6 +180,9 @@ class _Renewal:
             return added
         if memory.header.count + len(added) > self._limit():
             return None
+        lookup = self._imported.lookup
+        if lookup and reconcile.need_import(added, memory.columns, lookup):
+            return None
         return None if reconcile.may_share_id(added, memory.columns) else added
 
     def _extended(self, added: list[Found]) -> Image:
@@ -158,7 +194,8 @@ class _Renewal:
             return old  # nothing to write, and nothing that a later session could learn from it
         before = self._memory.columns
         octets = header.octets + sum(messages.octets)
-        return self._written(statcache.assemble(before, reconcile.rendered(messages, before), octets, facts))
+        columns = reconcile.rendered(messages, reconcile.shown_ids(messages), before)
+        return self._written(statcache.assemble(before, columns, octets, facts))
 
     # Everything else
 
@@ -168,11 +205,23 @@ class _Renewal:
             listing = self._stock.listings.pop(folder, None)  # its memory is wanted for what is made of it
             files = listing.files() if listing else self._memory.known().files_in(folder).items()
             found += reconcile.gathered(folder, files)
-        found = reconcile.in_order(self._told_apart(found))
+        imported = self._imported.lookup.all() if self._imported.lookup else None
+        found = reconcile.in_order(self._told_apart(found), imported)
         messages = self._measured(reconcile.recall(self._memory.known(), found[: self._limit()]))
         facts = self._facts(len(found) > self._limit() or reconcile.needs_both_folders(messages))
-        columns = reconcile.rendered(messages, NOTHING)
+        ids = reconcile.shown_ids(messages, imported)
+        self._sound_alarm(messages, ids)
+        columns = reconcile.rendered(messages, ids, NOTHING)
         return self._written(statcache.assemble(NOTHING, columns, sum(messages.octets), facts))
+
+    def _sound_alarm(self, messages: Messages, ids: list[bytes]) -> None:
+        """Have it logged if messages have other unique-ids than they had."""
+        old = self._memory.image
+        counts = alarm.changes(self._memory.known(), messages, ids) if old else None
+        if old and counts:
+            same = old.header.imported == self._imported.signature
+            reason = "unexplained" if same else "import_changed"
+            self._warnings.append(("unique_ids_changed", {**counts, "reason": reason}))
 
     def _limit(self) -> int:
         """How many messages are served; the format has a limit of its own."""
@@ -312,10 +361,13 @@ class _Renewal:
 
     def _facts(self, list_both: bool) -> Facts:
         stock, options = self._stock, self._options
-        flags = stock.racy | (LIST_BOTH if list_both else 0)
+        flags = stock.racy | self._imported.racy | (LIST_BOTH if list_both else 0)
         new, cur = stock.signatures
         listed = (self._listed[NEW], self._listed[CUR])
-        return Facts(options.boot_id, options.max_messages, stock.clock_ns, flags, new, cur, listed)
+        signature = self._imported.signature
+        return Facts(
+            options.boot_id, options.max_messages, stock.clock_ns, flags, new, cur, listed, signature
+        )
 
     def _written(self, pieces: list[Octets]) -> Image:
         """Return the image, from the Maildir if it can be written there, else from memory."""

@@ -34,12 +34,13 @@ if TYPE_CHECKING:
 
 MAGIC = b"gpopstat"
 VERSION = 2
-HEADER = struct.Struct("<8sHHI36sIIIQqQQqqQQqqIIII8s8s76xI")
+HEADER = struct.Struct("<8sHHI36sIIIQqQQqqQQqqIIII8s8sQQqq44xI")
 HEADER_OCTETS = HEADER.size
 CHECKED_OCTETS = HEADER_OCTETS - 4  # what the header's own crc covers
 FORMAT_MARK = struct.pack("<8sHH", MAGIC, VERSION, HEADER_OCTETS)  # what every cache begins with
 # The table: octets 8; three starts, inode and stamp 4 each; flags 1. Starts have an end each.
 TABLE_OCTETS_EACH, TABLE_OCTETS_MORE = 29, 12
+NO_IMPORT = (0, 0, 0, 0)  # in place of the signature of imported unique-ids: there is no such file
 NOTHING_LISTED = (bytes(CHECKSUM_OCTETS), bytes(CHECKSUM_OCTETS))
 MAX_STAMP_NS = (1 << 63) - 1  # in the year 2262
 # Offsets are 32 bits wide; so many messages stay below that with the longest names.
@@ -48,7 +49,9 @@ MAX_MESSAGES = 2_000_000
 # Header flags
 RACY_NEW, RACY_CUR = 1, 2  # a change of this folder may have left its signature as it is
 LIST_BOTH = 4  # a refresh must list both folders: what is here does not say all about either
-KNOWN_FLAGS = RACY_NEW | RACY_CUR | LIST_BOTH
+RACY_IDS = 8  # the file of imported unique-ids may have changed, and its signature not
+RACY_ANY = RACY_NEW | RACY_CUR | RACY_IDS
+KNOWN_FLAGS = RACY_ANY | LIST_BOTH
 RACY = (RACY_NEW, RACY_CUR)  # by folder
 
 # A message's flags in the table. Its folder (NEW, CUR) is the lowest bit.
@@ -83,7 +86,7 @@ class BadCache(Exception):
 class Facts:
     """What a cache says of itself beside its messages; all but `clock_ns` decides whether it is a hit."""
 
-    __slots__ = ("boot_id", "clock_ns", "cur", "flags", "listed", "max_messages", "new")
+    __slots__ = ("boot_id", "clock_ns", "cur", "flags", "imported", "listed", "max_messages", "new")
 
     def __init__(
         self,
@@ -94,6 +97,7 @@ class Facts:
         new: Signature,
         cur: Signature,
         listed: tuple[bytes, bytes] = NOTHING_LISTED,
+        imported: Signature = NO_IMPORT,
     ) -> None:
         self.boot_id = boot_id
         self.max_messages = max_messages
@@ -103,6 +107,7 @@ class Facts:
         self.cur = cur
         # By folder, the checksum of its listing, if the cache has the files in that and no others, else NULs.
         self.listed = listed
+        self.imported = imported  # the signature of the file of imported unique-ids
 
 
 class Header:
@@ -121,6 +126,7 @@ class Header:
         "cur",
         "end",
         "flags",
+        "imported",
         "list_end",
         "listed",
         "max_messages",
@@ -141,6 +147,7 @@ class Header:
     new: Signature
     cur: Signature
     listed: tuple[bytes, bytes]
+    imported: Signature
     uidl_end: int
     list_end: int
     table_end: int
@@ -154,10 +161,10 @@ class Header:
         self.octets, self.clock_ns = fields[8:10]
         self.new, self.cur = fields[10:14], fields[14:18]
         self.uidl_end, self.list_end, self.table_end, self.end = fields[18:22]
-        self.listed, self.own_crc = fields[22:24], fields[24]
+        self.listed, self.imported, self.own_crc = fields[22:24], fields[24:28], fields[28]
 
     def facts(self) -> Facts:
-        looked_at = (self.clock_ns, self.flags, self.new, self.cur, self.listed)
+        looked_at = (self.clock_ns, self.flags, self.new, self.cur, self.listed, self.imported)
         return Facts(self.boot_id, self.max_messages, *looked_at)
 
     # Where the columns of the table are
@@ -407,14 +414,14 @@ def _header(facts: Facts, count: int, octets: int, crc: int, layout: tuple[int, 
     header = HEADER.pack(
         MAGIC, VERSION, HEADER_OCTETS, facts.flags, facts.boot_id, facts.max_messages,
         count, crc, octets, facts.clock_ns, *_storable(facts.new), *_storable(facts.cur), *layout,
-        *facts.listed, 0,
+        *facts.listed, *_storable(facts.imported), 0,
     )  # fmt: skip
     checked = header[:CHECKED_OCTETS]
     return checked + struct.pack("<I", crc32(checked))
 
 
 def _storable(signature: Signature) -> Signature:
-    """Return a signature with stamps that fit; a folder with later ones is from the future, and so racy."""
+    """Return a signature with stamps that fit; what has later ones is from the future, and so racy."""
     device, inode, mtime_ns, ctime_ns = signature
     return device, inode, min(mtime_ns, MAX_STAMP_NS), min(ctime_ns, MAX_STAMP_NS)
 
@@ -430,7 +437,7 @@ def take_apart(columns: Columns) -> Known:
     uidl, together = bytes(columns.uidl), bytes(columns.tails)
     ids = _without_numbers(uidl.split(b"\r\n"))
     tails = together.split(b"\0")[:-1]
-    if len(ids) != count or len(tails) != count or not _are_names(uidl, columns.flags, together):
+    if len(ids) != count or len(tails) != count or not _are_names(ids, uidl, columns.flags, together):
         raise BadCache("table_damaged")
     if columns.flags.translate(None, UNNAMED):
         marked = zip(ids, columns.flags, tails, strict=True)
@@ -442,10 +449,16 @@ def take_apart(columns: Columns) -> Known:
     return Known(ids, octets, columns.flags, file_names, inodes, stamps)
 
 
-def _are_names(uidl: bytes, flags: bytes, tails: bytes) -> bool:
+def _are_names(ids: list[bytes], uidl: bytes, flags: bytes, tails: bytes) -> bool:
     """Whether no name in there begins with a dot, holds a slash or is empty: looked for in all at once."""
     # rfind is twice as fast as `in` where one of two octets is everywhere.
-    if b"/" in uidl or b"/" in tails or uidl.rfind(b" .") >= 0 or tails.rfind(b"\0.") >= 0:
+    if b"/" in tails or tails.rfind(b"\0.") >= 0:
+        return False
+    if (b"/" in uidl or uidl.rfind(b" .") >= 0) and any(
+        # Another server's unique-id may look like this, as long as it is no part of a name.
+        not mark & NAMED and (b"/" in shown or shown.startswith(b"."))
+        for shown, mark in zip(ids, flags, strict=True)
+    ):
         return False
     if uidl.rfind(b"\0") >= 0 or uidl.rfind(b" \r\n") >= 0:  # a unique-id with a NUL, or none at all
         return False

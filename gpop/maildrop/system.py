@@ -15,6 +15,7 @@ import time
 open_file = os.open
 fstat = os.fstat
 stat = os.stat
+access = os.access
 scandir = os.scandir
 read = os.read
 pread = os.pread

@@ -93,6 +93,16 @@ class Store:
                 return
             assert time.monotonic() < deadline, "the file system's clock stands still"
 
+    def settle_file(self, path: Path) -> None:
+        """The same for one file."""
+        last = path.stat().st_ctime_ns if path.exists() else 0
+        deadline = time.monotonic() + 10
+        while True:
+            (self.path / "tmp" / "clock").write_bytes(b"")
+            if os.stat(self.path / "tmp" / "clock").st_ctime_ns > last:
+                return
+            assert time.monotonic() < deadline, "the file system's clock stands still"
+
     # Sessions
 
     def open(self, **options: object) -> opening.Opened:

@@ -217,7 +217,7 @@ def test_every_reason_is_explained() -> None:
     code = "".join((package / name).read_text() for name in ("opening.py", "cachefile.py", "statcache.py"))
     raised = set(re.findall(r'BadCache\(\s*"(\w+)"', code)) | set(re.findall(r'"(truncated|too_long)"', code))
     raised |= {"unchanged", "racy", "new_changed", "cur_changed", "both_changed", "settings_changed"}
-    raised |= {"unchanged_since_boot", *cachefile.OPEN_FAILURES.values()}
+    raised |= {"import_changed", "unchanged_since_boot", *cachefile.OPEN_FAILURES.values()}
     assert raised == set(cache_command.REASONS)
     docs = (Path(__file__).parents[2] / "docs" / "statcache.md").read_text("utf-8")
     for reason in [*cache_command.REASONS, "disabled", "maildir_absent"]:

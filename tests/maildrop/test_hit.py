@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpop.maildrop import cachefile, hit, opening
+from gpop.maildrop import cachefile, hit, importfile, opening
+from gpop.maildrop.imported import ImportedId
 from gpop.maildrop.maildir import Maildir
 from gpop.maildrop.statcache import HEADER_OCTETS
 from tests.maildrop.faults import watched
@@ -108,6 +109,8 @@ CHANGES: dict[str, Callable[[Store], object]] = {
     "new/ made anew": recreate_new,
     "new/ gone": lambda store: (store.path / "new").rename(store.path / "away"),
     "cur/ a link": link_cur,
+    "an import": lambda store: importfile.add(store.dir_fd, {b"1700000001.M1P1.host": ImportedId(b"a")}),
+    "a link in place of an import": lambda store: (store.path / ".unique-ids").symlink_to("nowhere"),
     "no cache": lambda store: store.cache.unlink(),
     "an empty cache": lambda store: store.cache.write_bytes(b""),
     "a link": replace_by_link,

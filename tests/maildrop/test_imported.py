@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpop.maildrop import imported, importfile, lock
+from gpop.maildrop import imported, importfile, lock, statcache
 from gpop.maildrop.errors import MaildropInUse
 from gpop.maildrop.imported import BadImport, ImportConflict, ImportedId, merged, parse, render
 from tests.maildrop.faults import watched
@@ -114,7 +114,7 @@ def names_in(path: Path) -> set[str]:
 def test_adding_in_a_maildir(store: Store) -> None:
     """The file is its owner's alone; a second import adds what is new, and nothing is written for none."""
     assert importfile.read(store.dir_fd) == {}
-    assert importfile.signature(store.dir_fd) == importfile.NO_FILE
+    assert importfile.signature(store.dir_fd) == statcache.NO_IMPORT
     assert importfile.add(store.dir_fd, TWO) == 2
     assert (store.path / importfile.IMPORT_NAME).stat().st_mode & 0o777 == 0o600
     before = importfile.signature(store.dir_fd)
@@ -161,7 +161,7 @@ def test_what_is_no_such_file_is_a_fault(store: Store, kind: str) -> None:
         path.mkdir()
     else:
         path.write_bytes(render(TWO)[:-1])
-    assert importfile.signature(store.dir_fd) != importfile.NO_FILE
+    assert importfile.signature(store.dir_fd) != statcache.NO_IMPORT
     with pytest.raises((OSError, BadImport)):
         importfile.read(store.dir_fd)
     with pytest.raises((OSError, BadImport)):

@@ -90,7 +90,7 @@ def known_of(listings: list[list[bytes]]) -> tuple[Known, statcache.Columns]:
     ]
     messages = reconcile.recall(NOTHING_KNOWN, reconcile.in_order(found))
     messages.octets = [len(one[0]) for one in messages.found]
-    columns = reconcile.rendered(messages, NOTHING)
+    columns = reconcile.rendered(messages, reconcile.shown_ids(messages), NOTHING)
     return statcache.take_apart(columns), columns
 
 
@@ -124,7 +124,7 @@ def test_a_refresh_gives_what_a_rebuild_gives(
     if added is not None and not reconcile.may_share_id(added, columns):
         messages = reconcile.recall(NOTHING_KNOWN, added)
         messages.octets = [len(one[0]) for one in messages.found]
-        more = reconcile.rendered(messages, columns)
+        more = reconcile.rendered(messages, reconcile.shown_ids(messages), columns)
         assert b"".join(statcache.assemble(columns, more, 0, facts)) == wanted
 
     found = [
@@ -139,7 +139,7 @@ def test_a_refresh_gives_what_a_rebuild_gives(
     for index, one in enumerate(messages.found):
         assert (messages.octets[index] == reconcile.UNMEASURED) == (one[0] not in bases_before)
         messages.octets[index] = len(one[0])
-    anew = reconcile.rendered(messages, NOTHING)
+    anew = reconcile.rendered(messages, reconcile.shown_ids(messages), NOTHING)
     assert b"".join(statcache.assemble(NOTHING, anew, 0, facts)) == wanted
 
 
