@@ -34,7 +34,13 @@ PURE = {
     "maildrop.names",
     "maildrop.reconcile",
     "maildrop.statcache",
+    "migration.courier",
+    "migration.fake_uids",
+    "migration.header_ids",
     "migration.plan",
+    "migration.state",
+    "migration.uidl_format",
+    "migration.uidlist",
     "privsep.messages",
 }
 LEAN = {

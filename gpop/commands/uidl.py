@@ -11,6 +11,7 @@ import importlib
 
 # action: (module, one line of help)
 ACTIONS = {
+    "import": ("gpop.commands.uidl_import", "keep the unique-ids that another server has given"),
     "show": ("gpop.commands.uidl_show", "list the messages of a Maildir with their unique-ids"),
 }
 

@@ -24,8 +24,8 @@ def files_of(dir_fd: int) -> list[MaildirFile]:
         for folder in (NEW, CUR):  # in this order: what moves meanwhile is met twice, never missed
             listing = folders.files(folder)
             device = os.fstat(folders.folder_fd(folder)).st_dev
-            inodes = ((device, inode) for inode in listing.inodes)
-            found += [MaildirFile(*file) for file in zip(listing.encoded(), inodes, strict=True)]
+            listed = zip(listing.encoded(), listing.inodes, strict=True)
+            found += [MaildirFile(name, (device, inode), folder) for name, inode in listed]
         return found
     finally:
         folders.close()

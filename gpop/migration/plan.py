@@ -33,10 +33,11 @@ DEFAULT_ID = "default id of another message"
 
 
 class MaildirFile(NamedTuple):
-    """A file in new/ or cur/; two with the same device and inode are one message."""
+    """A file in new/ or cur/ (`folder`); two with the same device and inode are one message."""
 
     name: bytes
     inode: tuple[int, int]
+    folder: int = 0
 
 
 class ForeignId(NamedTuple):
@@ -80,13 +81,22 @@ class Plan:
         return Counter(verdict.what for verdict in self.verdicts)
 
 
-def plan(files: Iterable[MaildirFile], foreign: Iterable[ForeignId], there: dict[bytes, ImportedId]) -> Plan:
-    """Return what would be done to the Maildir with these files and these imported ids."""
+def plan(
+    files: Iterable[MaildirFile],
+    foreign: Iterable[ForeignId],
+    there: dict[bytes, ImportedId],
+    doubts: Iterable[Verdict] = (),
+) -> Plan:
+    """
+    Return what would be done to the Maildir with these files and these imported ids.
+
+    `doubts` are those of who has found the foreign ids.
+    """
     inodes: dict[bytes, set[tuple[int, int]]] = {}
-    for name, inode in files:
-        inodes.setdefault(names.base_name(name), set()).add(inode)
+    for file in files:
+        inodes.setdefault(names.base_name(file.name), set()).add(file.inode)
     said: dict[bytes, list[ForeignId]] = {}
-    made = Plan()
+    made = Plan([*doubts])
     for one in foreign:
         base = names.base_name(one.name)
         if base in inodes:

@@ -1,0 +1,235 @@
+"""
+`gpop uidl import --from SERVER MAILDIR...`: keep the unique-ids that another server has given.
+
+Each Maildir has a process that becomes its owner before it looks at anything in there. A Maildir in which
+any message is in doubt is left as it is, whole. What is imported already is left alone, so the same
+command goes on where it was ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import os
+import sys
+from collections.abc import Iterator
+
+from gpop.commands import owner
+from gpop.events import printable
+from gpop.maildrop import importfile
+from gpop.maildrop.errors import MaildropError
+from gpop.maildrop.imported import BadImport, ImportConflict
+from gpop.migration import fake_uids, plan, sources
+from gpop.migration.each_user import Report, for_each, orderly_end
+from gpop.migration.files import files_of
+from gpop.migration.plan import Plan, Verdict
+from gpop.migration.progress import Progress
+from gpop.migration.sources import SOURCES, StateNotUsable, Wanted
+from gpop.migration.uidl_format import WELL_KNOWN, BadFormat, Format
+
+# To read the header of every message in a large maildrop on a slow disk takes its time.
+TIMEOUT_S = 3600.0
+AT_ONCE = 4
+# As much as one Maildir's process may say; its report is bounded.
+MAX_LINES_OCTETS = 700 * 1024
+FORESEEN = (owner.Refused, StateNotUsable, MaildropError, ImportConflict, BadImport, OSError)
+COLUMNS = (plan.TAKEN, plan.PRESENT, plan.DEFAULT)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = "Keep the unique-ids that another server has given.\n\nservers:\n" + "".join(
+        f"  {name:<14} {text}\n" for name, (_, text) in SOURCES.items()
+    )
+    parser.add_argument(
+        "maildirs", nargs="*", metavar="MAILDIR", help="a Maildir, or a pattern ('/home/*/Maildir')"
+    )
+    parser.add_argument("--from", dest="source", choices=SOURCES, metavar="SERVER", help="see the list above")
+    parser.add_argument("--list", metavar="FILE", help="a file with one Maildir a line; - for standard input")
+    parser.add_argument("--dry-run", action="store_true", help="change nothing, say what would be done")
+    parser.add_argument(
+        "--verbose", action="store_true", help="a line for every message, not only for doubts"
+    )
+    parser.add_argument(
+        "--state",
+        metavar="PATH",
+        help="the other server's file, from the Maildir on (default: the usual name in it)",
+    )
+    parser.add_argument(
+        "--uidl-format",
+        metavar="FORMAT",
+        help=f"Dovecot's pop3_uidl_format, or one of {', '.join(WELL_KNOWN)}".replace("%", "%%"),
+    )
+    parser.add_argument(
+        "--reuse-x-uidl",
+        action="store_true",
+        help="Dovecot had pop3_reuse_xuidl: X-UIDL goes before the format",
+    )
+    parser.add_argument(
+        "--fake-uid-max",
+        type=int,
+        default=fake_uids.FAKE_UID_MAX,
+        metavar="N",
+        help="nupop's FAKE_UID_MAX (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--at-once",
+        type=int,
+        default=AT_ONCE,
+        metavar="N",
+        help="Maildirs at the same time (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Import; 1 if there was a doubt or a problem anywhere, 2 if the command line can't be understood."""
+    try:
+        maildirs = [*_maildirs(args)]
+        problem = _problem(args, maildirs)
+    except OSError as error:
+        problem = f"{args.list}: {error.strerror}"
+    if problem:
+        print(f"gpop uidl: {problem}", file=sys.stderr)
+        return 2
+    wanted = Wanted(args.state, args.uidl_format, args.reuse_x_uidl, args.fake_uid_max)
+
+    def work(index: int) -> Report:
+        return _import(maildirs[index], args, wanted)
+
+    table = _Table(args)
+    try:
+        with orderly_end(), Progress(len(maildirs), "importing") as progress:
+            for index, report in for_each(range(len(maildirs)), work, args.at_once, TIMEOUT_S):
+                progress.advance(table.add(maildirs[index], report))
+    except KeyboardInterrupt:
+        print(
+            "gpop uidl: ended; what is done is done, and the same command goes on from here", file=sys.stderr
+        )
+        table.problems += 1
+    table.finish(len(maildirs))
+    return 1 if table.problems else 0
+
+
+def _maildirs(args: argparse.Namespace) -> Iterator[str]:
+    for path in args.maildirs:
+        yield from [path] if os.path.lexists(path) else sorted(glob.glob(path)) or [path]
+    if args.list:
+        with (
+            sys.stdin
+            if args.list == "-"
+            else open(args.list, encoding="utf-8", errors="surrogateescape") as file
+        ):
+            for line in file:
+                if line.strip():
+                    yield line.rstrip("\n")
+
+
+def _problem(args: argparse.Namespace, maildirs: list[str]) -> str:
+    """Return what is wrong with the command line, if anything."""
+    if not args.source:
+        return f"--from is missing: one of {', '.join(SOURCES)}"
+    if not maildirs:
+        return "no Maildir is named"
+    if args.at_once < 1 or args.fake_uid_max < 1:
+        return "--at-once and --fake-uid-max are numbers from 1"
+    if args.uidl_format:
+        try:
+            Format(args.uidl_format)
+        except BadFormat as error:
+            return f"--uidl-format: {error}"
+    return ""
+
+
+# One Maildir, in its owner's process
+
+
+def _import(maildir: str, args: argparse.Namespace, wanted: Wanted) -> Report:
+    """Do what is to be done, and report it."""
+    try:
+        dir_fd = owner.enter(maildir)
+        files = files_of(dir_fd)
+        foreign = sources.find(args.source, dir_fd, files, wanted)
+        made = plan.plan(files, foreign.ids, importfile.read(dir_fd), foreign.doubts)
+        if made.added and not args.dry_run:
+            importfile.add(dir_fd, made.added)
+    except FORESEEN as error:
+        return {"failed": f"{error}"}
+    return _report(made, args.verbose)
+
+
+def _report(made: Plan, verbose: bool) -> Report:
+    lines: list[str] = []
+    left = MAX_LINES_OCTETS
+    for verdict in made.verdicts:
+        if verdict.reason or verbose:
+            line = _line(verdict)
+            left -= len(line)
+            if left < 0:
+                lines.append("... and more")
+                break
+            lines.append(line)
+    counts = made.counts()
+    return {
+        "counts": [counts[column] for column in COLUMNS],
+        "without_file": made.without_file,
+        "doubts": len(made.doubts),
+        "lines": lines,
+    }
+
+
+def _line(verdict: Verdict) -> str:
+    base = printable(verdict.base)
+    if verdict.reason:
+        shown = f" {printable(verdict.unique_id)}" if verdict.unique_id else ""
+        return f"  doubt: {base}: {verdict.what}{shown}: {verdict.reason}"
+    return f"  {base}: {verdict.what} {printable(verdict.unique_id)}".rstrip()
+
+
+# What is printed
+
+
+class _Table:
+    """A line per Maildir, and what is in doubt below it."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.problems = 0
+        self._dry_run = args.dry_run
+        self._done = 0
+        self._ids = 0
+        titles = ("would take" if args.dry_run else "taken", "there", "default", "no file", "doubts")
+        print("".join(f"{title:>11}" for title in titles) + "  Maildir", flush=True)
+
+    def add(self, maildir: str, report: Report) -> bool:
+        """Print a Maildir's line; returns whether it has a problem."""
+        maildir = printable(os.fsencode(maildir), 4096)
+        try:
+            is_problem = self._add(maildir, report)
+        except (KeyError, TypeError, ValueError):  # whoever owns the Maildir owned that process
+            print(f"{'':55}  {maildir}: its process said nonsense")
+            is_problem = True
+        self.problems += is_problem
+        return is_problem
+
+    def _add(self, maildir: str, report: Report) -> bool:
+        if "failed" in report:
+            print(f"{'failed':>11}{'':44}  {maildir}: {printable(str(report['failed']).encode(), 1000)}")
+            return True
+        taken, present, default = map(int, report["counts"])
+        doubts = int(report["doubts"])
+        taken = 0 if doubts else taken
+        counts = (taken, present, default, int(report["without_file"]), doubts)
+        print("".join(f"{count:>11}" for count in counts) + f"  {maildir}")
+        for line in report["lines"]:
+            print(printable(str(line).encode(), 1000))
+        if doubts:
+            print(f"  {maildir} is left as it is")
+        self._done += not doubts
+        self._ids += taken
+        return doubts > 0
+
+    def finish(self, total: int) -> None:
+        done = "could be imported" if self._dry_run else "imported"
+        print(
+            f"{self._done} of {total} Maildirs {done}, {self._ids} unique-ids; {self.problems} with problems"
+        )
+        sys.stdout.flush()
