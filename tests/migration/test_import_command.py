@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -20,16 +22,20 @@ NAMES = [b"1700000001.M1.host", b"1700000002.M2.host,S=4", b"1700000003.M3.host"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def site() -> Iterator[Path]:
+    """A folder that other users get into: pytest's own is root's alone."""
+    with TemporaryDirectory(prefix="gpop-import-") as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def store(site: Path) -> Store:
     """Three messages that came from another server; owned, under root, by somebody else."""
-    made = Store(tmp_path / "Maildir")
+    made = Store(site / "Maildir")
     made.deliver(NAMES[0], b"X-UIDL: one\n\n", "cur")
     made.deliver(NAMES[1] + b":2,S", b"X-UIDL: two\n\n", "cur")
     made.deliver(NAMES[2], b"Subject: x\n\nX-UIDL: no\n")
-    if ROOT:
-        tmp_path.chmod(0o755)
-        for parent in tmp_path.parents[:2]:
-            parent.chmod(0o755)
     return made
 
 
@@ -184,18 +190,18 @@ def test_a_hostile_state_file_is_neither_followed_nor_waited_for(store: Store) -
     assert done.returncode == 1 and "not a regular file" in done.stdout
 
 
-def test_many_maildirs(store: Store, tmp_path: Path) -> None:
+def test_many_maildirs(store: Store, site: Path) -> None:
     """By pattern and by list; what fails for one is no matter of the others."""
-    others = [Store(tmp_path / f"user{number}") for number in range(3)]
+    others = [Store(site / f"user{number}") for number in range(3)]
     for number, other in enumerate(others):
         other.deliver(NAMES[0], b"X-UIDL: x%d\n\n" % number)
         if ROOT:
             gpop(other, "show")  # gives it to its owner
-    (tmp_path / "list").write_text(f"{store.path}\n{tmp_path}/none\n")
+    (site / "list").write_text(f"{store.path}\n{site}/none\n")
     done = gpop(
         store,
-        *("import", "--from", "x-uidl", "--list", str(tmp_path / "list"), "--at-once", "2"),
-        maildirs=(f"{tmp_path}/user*",),
+        *("import", "--from", "x-uidl", "--list", str(site / "list"), "--at-once", "2"),
+        maildirs=(f"{site}/user*",),
     )
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "4 of 5 Maildirs imported, 5 unique-ids; 1 with problems"
