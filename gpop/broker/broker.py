@@ -68,9 +68,7 @@ class Broker:
         self.generations: list[Generation] = []
         self.processes: dict[int, Process] = {}
         self.sessions = Sessions(log, self._watch, self._unwatch)
-        self.administration = Control(
-            log, self.sessions.running, self._watch, self._unwatch, self._reap
-        )
+        self.administration = Control(log, self.sessions.running, self._watch, self._unwatch, self._reap)
         self.signals: set[int] = set()
         self.ending = 0  # processes whose channel has closed and whose exit status is to come
         self.reader: ConfigReader | None = None

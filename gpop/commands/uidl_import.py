@@ -16,13 +16,13 @@ from collections.abc import Iterator
 
 from gpop.commands import owner
 from gpop.events import printable
-from gpop.maildrop import importfile
+from gpop.maildrop import importfile, names
 from gpop.maildrop.errors import MaildropError
 from gpop.maildrop.imported import BadImport, ImportConflict
 from gpop.migration import fake_uids, plan, sources
 from gpop.migration.each_user import Report, for_each, orderly_end
 from gpop.migration.files import files_of
-from gpop.migration.plan import Plan, Verdict
+from gpop.migration.plan import ForeignId, Plan, Verdict
 from gpop.migration.progress import Progress
 from gpop.migration.sources import SOURCES, StateNotUsable, Wanted
 from gpop.migration.uidl_format import WELL_KNOWN, BadFormat, Format
@@ -64,6 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reuse-x-uidl",
         action="store_true",
         help="Dovecot had pop3_reuse_xuidl: X-UIDL goes before the format",
+    )
+    parser.add_argument(
+        "--replace-unusable",
+        action="store_true",
+        help="a message whose id no client may be told (RFC 1939: 1 to 70 octets, no space, ASCII) is no "
+        "doubt: it gets gpop's default id, in its old place",
     )
     parser.add_argument(
         "--fake-uid-max",
@@ -149,12 +155,20 @@ def _import(maildir: str, args: argparse.Namespace, wanted: Wanted) -> Report:
         dir_fd = owner.enter(maildir)
         files = files_of(dir_fd)
         foreign = sources.find(args.source, dir_fd, files, wanted)
-        made = plan.plan(files, foreign.ids, importfile.read(dir_fd), foreign.doubts)
+        ids = [*map(_replaced, foreign.ids)] if args.replace_unusable else foreign.ids
+        made = plan.plan(files, ids, importfile.read(dir_fd), foreign.doubts)
         if made.added and not args.dry_run:
             importfile.add(dir_fd, made.added)
     except FORESEEN as error:
         return {"failed": f"{error}"}
     return _report(made, args.verbose)
+
+
+def _replaced(one: ForeignId) -> ForeignId:
+    """An id with one in place of it that a client may be told."""
+    if names.is_literal(one.unique_id):
+        return one
+    return one._replace(unique_id=names.unique_id(names.base_name(one.name)))
 
 
 def _report(made: Plan, verbose: bool) -> Report:

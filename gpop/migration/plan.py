@@ -128,7 +128,12 @@ def _judged(base: bytes, files: int, said: list[ForeignId], there: dict[bytes, I
         ids = ", ".join(sorted({repr(one.unique_id)[1:] for one in said}))
         doubts.append((TWO_IDS, f"the other server has several ids for this name: {ids}"))
     if not names.is_literal(wanted):
-        doubts.append((BAD_ID, "the id is not 1 to 70 octets from 0x21 to 0x7E, as RFC 1939 demands"))
+        doubts.append(
+            (
+                BAD_ID,
+                "the id is not 1 to 70 octets from 0x21 to 0x7E, as RFC 1939 demands; see --replace-unusable",
+            )
+        )
     if not imported.is_base(base):
         doubts.append((BAD_NAME, "a file without a base name can't have an imported id"))
     if not 0 <= said[0].order <= imported.MAX_ORDER:

@@ -96,9 +96,7 @@ class Report:
 
     def note_removed(self, location: Location, octets: int, how: str) -> None:
         """Have a removed message logged, and wait a little for a front that is busy: it is an audit line."""
-        names = [
-            octets.decode("ascii", "backslashreplace") for octets in (location.unique_id, location.name)
-        ]
+        names = [octets.decode("ascii", "backslashreplace") for octets in (location.unique_id, location.name)]
         detail = f"unique_id={names[0]} octets={octets} how={how} file={names[1]}"
         frame = messages.encode(messages.NOTED, event="message_removed", detail=detail)
         if not self._send_at_once(frame) and self._patience_ms:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import pytest
 
+from gpop import cli
 from gpop.maildrop import importfile
 from gpop.maildrop.imported import ImportedId
 from tests.maildrop.store import Store, listing
@@ -39,17 +44,35 @@ def store(site: Path) -> Store:
     return made
 
 
-def gpop(
-    store: Store, *arguments: str, maildirs: tuple[str, ...] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own: under root it becomes the owner."""
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def gpop(store: Store, *arguments: str, maildirs: tuple[str, ...] | None = None) -> Done:
+    """Run the command here: it is in processes of their own that it becomes the owner."""
+    give_away(store)
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        status = cli.main(["uidl", *arguments, *(maildirs or (str(store.path),))])
+    return Done(status, out.getvalue(), err.getvalue())
+
+
+def give_away(store: Store) -> None:
     if ROOT:
         for folder, _, files in os.walk(os.fsencode(store.path)):
             for each in (b".", *files):
                 os.chown(os.path.join(folder, each), OWNER, OWNER, follow_symlinks=False)
-    command = [sys.executable, "-m", "gpop", "uidl", *arguments, *(maildirs or (str(store.path),))]
+
+
+def shown(store: Store) -> list[str]:
+    """What `gpop uidl show` prints, in a process of its own: it becomes the owner for good."""
+    give_away(store)
+    command = [sys.executable, "-m", "gpop", "uidl", "show", str(store.path)]
     root = Path(__file__).parents[2]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, timeout=60)
+    return done.stdout.splitlines()
 
 
 def write(store: Store, name: str, octets: bytes) -> None:
@@ -82,8 +105,7 @@ def test_a_dry_run_an_import_and_the_same_again(store: Store) -> None:
     assert ids(store) == {NAMES[0]: (b"000000014c0907b0", 1), NAMES[1]: (b"two", 2)}
     again = gpop(store, "import", "--from", "dovecot")
     assert again.stdout.splitlines()[1].split()[:5] == ["0", "2", "1", "1", "0"]
-    shown = gpop(store, "show")
-    assert shown.stdout.splitlines() == [
+    assert shown(store) == [
         "1 000000014c0907b0 imported cur/1700000001.M1.host",
         "2 two imported cur/1700000002.M2.host,S=4:2,S",
         "3 1700000003.M3.host default new/1700000003.M3.host",
@@ -121,12 +143,12 @@ def test_each_server_s_state(
 def test_md5_of_names_and_of_headers(store: Store) -> None:
     """One for every message, whatever is in it."""
     assert gpop(store, "import", "--from", "md5-name").returncode == 0
-    assert {len(shown) for shown, _ in ids(store).values()} == {32}
+    assert {len(each) for each, _ in ids(store).values()} == {32}
     (store.path / importfile.IMPORT_NAME).unlink()
     store.deliver(NAMES[2], b"Message-ID: <3@host>\n\n")
     os.unlink(store.file("cur", NAMES[1] + b":2,S"))
     assert gpop(store, "import", "--from", "popa3d").returncode == 0
-    assert {len(shown) for shown, _ in ids(store).values()} == {16}
+    assert {len(each) for each, _ in ids(store).values()} == {16}
 
 
 def test_qmail_s_order(store: Store) -> None:
@@ -135,6 +157,23 @@ def test_qmail_s_order(store: Store) -> None:
         os.utime(store.file(folder, name), (seconds, seconds))
     assert gpop(store, "import", "--from", "qmail").returncode == 0
     assert ids(store) == {NAMES[0]: (NAMES[0], 30), NAMES[1]: (NAMES[1], 20), NAMES[2]: (NAMES[2], 10)}
+
+
+def test_an_id_that_no_client_may_be_told(store: Store) -> None:
+    """A doubt; or, if that is wanted, the default id in the old place."""
+    long = b"1700000000." + b"x" * 80
+    store.deliver(long, folder="cur")
+    write(store, "dovecot-uidlist", HEADER + b"1 :%b\n2 :%b\n3 :%b\n" % (NAMES[1], long, NAMES[0]))
+    done = gpop(store, "import", "--from", "dovecot", "--uidl-format", "%f")
+    assert done.returncode == 1 and "unusable id" in done.stdout
+    assert ids(store) == {}
+    done = gpop(store, "import", "--from", "dovecot", "--uidl-format", "%f", "--replace-unusable")
+    assert done.returncode == 0, done.stdout
+    assert ids(store) == {
+        NAMES[1]: (NAMES[1], 1),
+        long: (hashlib.blake2b(long, digest_size=20).hexdigest().encode(), 2),
+        NAMES[0]: (NAMES[0], 3),
+    }
 
 
 def test_nupop_s_fake_uids(store: Store) -> None:
@@ -195,8 +234,7 @@ def test_many_maildirs(store: Store, site: Path) -> None:
     others = [Store(site / f"user{number}") for number in range(3)]
     for number, other in enumerate(others):
         other.deliver(NAMES[0], b"X-UIDL: x%d\n\n" % number)
-        if ROOT:
-            gpop(other, "show")  # gives it to its owner
+        give_away(other)
     (site / "list").write_text(f"{store.path}\n{site}/none\n")
     done = gpop(
         store,
@@ -239,4 +277,4 @@ def test_sessions_serve_what_was_imported(store: Store) -> None:
         os.chown(store.path / importfile.IMPORT_NAME, 0, 0)
         os.chown(store.cache, 0, 0)
     with store.session() as opened:
-        assert [shown for shown, _ in listing(opened)] == [b"one", b"two", NAMES[2]]
+        assert [each for each, _ in listing(opened)] == [b"one", b"two", NAMES[2]]
