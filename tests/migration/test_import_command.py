@@ -35,13 +35,14 @@ def site() -> Iterator[Path]:
 
 
 @pytest.fixture
-def store(site: Path) -> Store:
+def store(site: Path) -> Iterator[Store]:
     """Three messages that came from another server; owned, under root, by somebody else."""
     made = Store(site / "Maildir")
     made.deliver(NAMES[0], b"X-UIDL: one\n\n", "cur")
     made.deliver(NAMES[1] + b":2,S", b"X-UIDL: two\n\n", "cur")
     made.deliver(NAMES[2], b"Subject: x\n\nX-UIDL: no\n")
-    return made
+    yield made
+    made.close()
 
 
 class Done(NamedTuple):
@@ -233,6 +234,7 @@ def test_many_maildirs(store: Store, site: Path) -> None:
     """By pattern and by list; what fails for one is no matter of the others."""
     others = [Store(site / f"user{number}") for number in range(3)]
     for number, other in enumerate(others):
+        other.close()
         other.deliver(NAMES[0], b"X-UIDL: x%d\n\n" % number)
         give_away(other)
     (site / "list").write_text(f"{store.path}\n{site}/none\n")
