@@ -7,15 +7,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 import pytest
 
-from gpop import cli
 from gpop.maildrop import importfile
 from gpop.maildrop.imported import ImportedId
 from tests.maildrop.store import Store, listing
@@ -45,19 +41,18 @@ def store(site: Path) -> Iterator[Store]:
     made.close()
 
 
-class Done(NamedTuple):
-    returncode: int
-    stdout: str
-    stderr: str
+def gpop(
+    store: Store, *arguments: str, maildirs: tuple[str, ...] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """
+    Run the command: not in here, since root becomes somebody else in it, for good.
 
-
-def gpop(store: Store, *arguments: str, maildirs: tuple[str, ...] | None = None) -> Done:
-    """Run the command here: it is in processes of their own that it becomes the owner."""
+    (And with no more descriptors than a mail user may have.)
+    """
     give_away(store)
-    out, err = StringIO(), StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        status = cli.main(["uidl", *arguments, *(maildirs or (str(store.path),))])
-    return Done(status, out.getvalue(), err.getvalue())
+    command = [sys.executable, "-m", "gpop", "uidl", *arguments, *(maildirs or (str(store.path),))]
+    root = Path(__file__).parents[2]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, timeout=60)
 
 
 def give_away(store: Store) -> None:
@@ -65,15 +60,6 @@ def give_away(store: Store) -> None:
         for folder, _, files in os.walk(os.fsencode(store.path)):
             for each in (b".", *files):
                 os.chown(os.path.join(folder, each), OWNER, OWNER, follow_symlinks=False)
-
-
-def shown(store: Store) -> list[str]:
-    """What `gpop uidl show` prints, in a process of its own: it becomes the owner for good."""
-    give_away(store)
-    command = [sys.executable, "-m", "gpop", "uidl", "show", str(store.path)]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, timeout=60)
-    return done.stdout.splitlines()
 
 
 def write(store: Store, name: str, octets: bytes) -> None:
@@ -106,7 +92,7 @@ def test_a_dry_run_an_import_and_the_same_again(store: Store) -> None:
     assert ids(store) == {NAMES[0]: (b"000000014c0907b0", 1), NAMES[1]: (b"two", 2)}
     again = gpop(store, "import", "--from", "dovecot")
     assert again.stdout.splitlines()[1].split()[:5] == ["0", "2", "1", "1", "0"]
-    assert shown(store) == [
+    assert gpop(store, "show").stdout.splitlines() == [
         "1 000000014c0907b0 imported cur/1700000001.M1.host",
         "2 two imported cur/1700000002.M2.host,S=4:2,S",
         "3 1700000003.M3.host default new/1700000003.M3.host",
