@@ -153,7 +153,7 @@ def _body(octets: bytes) -> bytes:
     if count > MAX_ENTRIES:
         raise BadImport(1, f"more than {MAX_ENTRIES} messages")
     if lines != count or not (body.endswith(b"\n") or not body):
-        raise BadImport(lines + 2, f"{count} lines were written, and {lines} are there")
+        raise BadImport(lines + 2, f"{lines} lines where {count} were written")
     if fields[0] != b"%08x" % crc32(body):
         raise BadImport(1, "the checksum is wrong: the file is damaged, or was changed by hand")
     return body
