@@ -2,11 +2,14 @@
 Has a maildrop lost unique-ids that were served before? Seen when it is listed, before the users call.
 
 Pure: compares what the old cache has with what goes into the new one. Messages that are gone are
-nobody's accident: POP3 and IMAP clients remove mail all day. An accident is a message that is still
+nobody's accident: POP3 and IMAP clients remove mail all day, and retention does. An accident is a message that is still
 there under another id, because its clients download it again:
 
     changed   its base name is as it was: ids were imported or an import is gone, a twin came or went
     renamed   its file has another base name: a restore, a copy or a script that renames messages
+
+To know the mail that POP3 has removed from that which others have would take a record of every removal;
+and an alarm for mail that is gone would be one for every user of IMAP.
 
 Executed by the session, as the mail user, and only where more has changed than that mail came.
 """
@@ -48,9 +51,9 @@ def _base(known: Known, index: int) -> bytes:
 
 
 def _same_files(known: Known, lost: list[int], messages: Messages, came: list[int]) -> int:
-    """How many of those that came are files that are gone: same inode, mtime and size."""
-    files = {(known.inodes[index], known.stamps[index]) for index in lost if known.stamps[index]}
-    return sum((messages.found[index][4], messages.stamps[index]) in files for index in came)
+    """How many of those that came have mtime (ns) and size of one that is gone: renamed, moved, restored."""
+    files = {known.stamps[index] for index in lost if known.stamps[index]}
+    return sum(messages.stamps[index] in files for index in came)
 
 
 def _same_sizes(known: Known, lost: list[int], messages: Messages, came: list[int]) -> int:

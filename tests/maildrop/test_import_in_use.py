@@ -342,12 +342,30 @@ def test_alarm_when_an_import_is_lost(store: Store) -> None:
 
 
 def test_alarm_when_messages_get_other_names(store: Store) -> None:
-    """A file is known by inode, mtime and size under its new name, be it one among many."""
+    """A file is known by mtime and size under its new name, be it one among many."""
     store.deliver_many(5)
     store.settle()
     ids_of(store)
     os.rename(store.file("new", base(2)), store.file("cur", b"1700000099.renamed:2,S"))
     counts = {"changed": 0, "renamed": 1, "gone": 1, "messages": 5, "reason": "unexplained"}
+    assert warnings_of(store) == [("unique_ids_changed", counts)]
+
+
+def test_alarm_when_a_copy_has_another_name(store: Store) -> None:
+    """The same for a file that was restored with its mtime, and one that comes by chance is nobody's copy."""
+    store.deliver_many(3)
+    store.settle()
+    ids_of(store)
+    store.deliver(base(7), b"Subject: 2\n\nlineline\n")
+    os.unlink(store.file("new", base(0)))
+    assert warnings_of(store) == []
+    status = os.stat(store.file("new", base(1)))
+    with open(store.file("new", base(1)), "rb") as file:
+        octets = file.read()
+    os.unlink(store.file("new", base(1)))
+    store.deliver(b"1700000001.restored", octets)
+    os.utime(store.file("new", b"1700000001.restored"), ns=(status.st_atime_ns, status.st_mtime_ns))
+    counts = {"changed": 0, "renamed": 1, "gone": 1, "messages": 3, "reason": "unexplained"}
     assert warnings_of(store) == [("unique_ids_changed", counts)]
 
 
