@@ -1,7 +1,7 @@
 """
 EDGE: opens a maildrop: is the statcache still true, and if not, what has to be done.
 
-    judge     one read, two stats: hit, refresh or rebuild, and why
+    judge     one read, three stats: hit, refresh or rebuild, and why
     renewal   list what changed, measure what is new, write the cache, or do without it
     Opened    what the session works with until UPDATE, which `update` carries out
 
