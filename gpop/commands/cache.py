@@ -256,6 +256,8 @@ def _inconsistencies(dir_fd: int, image: Image, known: Known) -> Iterator[str]:
     again = statcache.assemble(statcache.NOTHING, same, header.octets, header.facts())
     if b"".join(again) != image.load():
         yield "listings and table do not belong together"
+    if header.imported != importfile.signature(dir_fd):
+        return  # what it says of ids is stale, and no file is there any more that could say more
     maildrop = Maildrop(image, importfile.Confirmation(dir_fd).is_imported)
     for index in range(maildrop.count):
         try:

@@ -2,8 +2,8 @@
 Has a maildrop lost unique-ids that were served before? Seen when it is listed, before the users call.
 
 Pure: compares what the old cache has with what goes into the new one. Messages that are gone are
-nobody's accident: POP3 and IMAP clients remove mail all day, and retention does. An accident is a message that is still
-there under another id, because its clients download it again:
+nobody's accident: POP3 and IMAP clients remove mail all day, and retention does. An accident is a
+message that is still there under another id, because its clients download it again:
 
     changed   its base name is as it was: ids were imported or an import is gone, a twin came or went
     renamed   its file has another base name: a restore, a copy or a script that renames messages

@@ -11,7 +11,8 @@ import pytest
 
 from gpop.commands import cache as cache_command
 from gpop.commands import owner
-from gpop.maildrop import cachefile, opening, statcache
+from gpop.maildrop import cachefile, importfile, opening, statcache
+from gpop.maildrop.imported import ImportedId
 from gpop.maildrop.statcache import NOTHING
 from tests.maildrop.store import Store, expected, listing
 
@@ -88,6 +89,22 @@ def test_verify_finds_nothing_wrong(own: Store, capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().out
     assert "right      16 messages" in said
     assert "wrong" not in said
+
+
+def test_imported_unique_ids(own: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are right if the file of imported ids says so, and the cache is stale when that is gone."""
+    own.deliver_many(2)
+    importfile.add(own.dir_fd, {b"1700000000.M0P1.host": ImportedId(b"old")})
+    own.open().close()
+    assert run(own, "verify") == 0
+    assert run(own, "show") == 0
+    said = capsys.readouterr().out
+    assert "right      2 messages" in said and "unique-ids 1 imported or hashed, 1 base names" in said
+    (own.path / importfile.IMPORT_NAME).unlink()
+    assert run(own, "verify") == 0
+    said = capsys.readouterr().out
+    assert "refresh, import_changed: the file of imported unique-ids is not the one" in said
+    assert "stale      old: listed as message 1, not there" in said
 
 
 def test_verify_names_a_lying_size(own: Store, capsys: pytest.CaptureFixture[str]) -> None:

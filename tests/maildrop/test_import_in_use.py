@@ -18,7 +18,7 @@ from tests.maildrop.store import Store, content, delivery_time, expected_id, lis
 from tests.pop3 import reference
 
 BOOT = b"0123456789abcdef0123456789abcdef"
-MANY = 3000
+MANY = 1000
 
 
 def base(number: int) -> bytes:
@@ -244,7 +244,7 @@ def test_a_poll_does_nothing_per_imported_id(store: Store) -> None:
         found = hit.look(store.dir_fd, 0, BOOT)
     assert found and found[0] == MANY
     os.close(found[-1])
-    assert calls.by_name == {"open_file": 1, "fstat": 1, "pread": calls.by_name["pread"], "stat": 3}
+    assert calls.by_name == {"open_file": 1, "fstat": 1, "pread": 2, "stat": 3}
 
 
 def test_new_mail_is_appended_beside_an_import(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
