@@ -120,11 +120,8 @@ def _maildirs(args: argparse.Namespace) -> Iterator[str]:
     for path in args.maildirs:
         yield from [path] if os.path.lexists(path) else sorted(glob.glob(path)) or [path]
     if args.list:
-        with (
-            sys.stdin
-            if args.list == "-"
-            else open(args.list, encoding="utf-8", errors="surrogateescape") as file
-        ):
+        listed = 0 if args.list == "-" else args.list
+        with open(listed, encoding="utf-8", errors="surrogateescape", closefd=listed != 0) as file:
             for line in file:
                 if line.strip():
                     yield line.rstrip("\n")

@@ -26,6 +26,7 @@ CACHE_NAME = ".statcache"
 DRAFT_PREFIX = CACHE_NAME + "."
 # A draft older than this has no writer any more.
 DRAFT_LIFE_S = 3600
+WRITE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 DRAFT_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # What opening may answer that says more than that it can't be read.
@@ -138,6 +139,26 @@ def is_current(dir_fd: int, image: Image) -> bool:
     except OSError:
         return False
     return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+
+
+def note_removed(dir_fd: int, image: Image, count: int) -> None:
+    """
+    Have the header of the Maildir's cache, if it still is `image`, say that `count` messages were removed.
+
+    In place, and so that whoever reads it meanwhile sees the one or the other. It is for the alarm
+    alone, so to fail is no fault.
+    """
+    facts = image.header.facts()
+    facts.removed = min(facts.removed + count, image.header.count)
+    try:
+        fd = system.open_file(CACHE_NAME, WRITE_FLAGS, dir_fd=dir_fd)
+        try:
+            if is_current(dir_fd, image):
+                system.pwrite(fd, statcache.reseal(image.header, facts), 0)
+        finally:
+            os.close(fd)
+    except OSError:
+        return
 
 
 class Draft:

@@ -54,7 +54,7 @@ def look(dir_fd: int, max_messages: int, boot_id: bytes) -> Hit | None:
             _magic, _version, _header_octets, flags, writers_boot_id, limit, count, body_crc, octets,
             _clock_ns, new_device, new_inode, new_mtime_ns, new_ctime_ns, cur_device, cur_inode,
             cur_mtime_ns, cur_ctime_ns, uidl_end, list_end, table_end, end, _new_files, _cur_files,
-            ids_device, ids_inode, ids_mtime_ns, ids_ctime_ns, own_crc,
+            ids_device, ids_inode, ids_mtime_ns, ids_ctime_ns, _removed, own_crc,
         ) = HEADER.unpack_from(header)  # fmt: skip
         if ids_inode:
             ids = system.stat(IMPORT_NAME, dir_fd=dir_fd, follow_symlinks=False)

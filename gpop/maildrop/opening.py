@@ -269,6 +269,7 @@ class Opened:
         "_options",
         "_places",
         "_places_at",
+        "_removed",
         "_stamps",
         "cache_ms",
         "image",
@@ -291,6 +292,7 @@ class Opened:
         self._stamps: dict[int, int] = {}  # of the files that were opened, by index
         self._learned: dict[int, tuple[int, int, int]] = {}
         self._has_corrections = False
+        self._removed = 0
         self._places: Places = {}
         self._places_at: tuple[Signature, Signature] | None = None
         self.image = image
@@ -406,14 +408,17 @@ class Opened:
             retention.keep_record()
             if retention.fault:
                 self.warnings.append(("retention_failed", {"reason": retention.fault}))
+        self._removed = work.result.removed
         return work.result
 
     def close(self) -> None:
-        """Correct the cache if that is due, close everything opened here, give back the session lock."""
+        """Have the cache say what was learned, close everything opened here, give back the session lock."""
         folders, self._folders = self._folders, None
         if folders is None:
             return
         try:
+            if self._removed:
+                cachefile.note_removed(folders.dir_fd, self.image, self._removed)
             if self._has_corrections and cachefile.is_current(folders.dir_fd, self.image):
                 self._correct(folders.dir_fd)
         finally:
@@ -435,7 +440,9 @@ class Opened:
                 NOTHING, Known(known.ids, octets, flags, known.names, known.inodes, stamps)
             )
             draft = Draft(dir_fd)
-            fresh = statcache.assemble(NOTHING, columns, sum(octets), self.image.header.facts())
+            facts = self.image.header.facts()
+            facts.removed = min(facts.removed + self._removed, len(octets))
+            fresh = statcache.assemble(NOTHING, columns, sum(octets), facts)
             os.close(draft.publish(fresh))
         except (OSError, BadCache):
             return  # the next session that retrieves such a message learns it again

@@ -217,8 +217,10 @@ class _Renewal:
     def _sound_alarm(self, messages: Messages, ids: list[bytes]) -> None:
         """Have it logged if messages have other unique-ids than they had."""
         old = self._memory.image
-        counts = alarm.changes(self._memory.known(), messages, ids) if old else None
-        if old and counts:
+        if old is None:
+            return
+        counts = alarm.changes(self._memory.known(), old.header.removed, messages, ids)
+        if counts:
             same = old.header.imported == self._imported.signature
             reason = "unexplained" if same else "import_changed"
             self._warnings.append(("unique_ids_changed", {**counts, "reason": reason}))

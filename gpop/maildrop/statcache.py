@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 MAGIC = b"gpopstat"
 VERSION = 2
-HEADER = struct.Struct("<8sHHI36sIIIQqQQqqQQqqIIII8s8sQQqq44xI")
+HEADER = struct.Struct("<8sHHI36sIIIQqQQqqQQqqIIII8s8sQQqqI40xI")
 HEADER_OCTETS = HEADER.size
 CHECKED_OCTETS = HEADER_OCTETS - 4  # what the header's own crc covers
 FORMAT_MARK = struct.pack("<8sHH", MAGIC, VERSION, HEADER_OCTETS)  # what every cache begins with
@@ -86,7 +86,9 @@ class BadCache(Exception):
 class Facts:
     """What a cache says of itself beside its messages; all but `clock_ns` decides whether it is a hit."""
 
-    __slots__ = ("boot_id", "clock_ns", "cur", "flags", "imported", "listed", "max_messages", "new")
+    __slots__ = (
+        "boot_id", "clock_ns", "cur", "flags", "imported", "listed", "max_messages", "new", "removed",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -98,6 +100,7 @@ class Facts:
         cur: Signature,
         listed: tuple[bytes, bytes] = NOTHING_LISTED,
         imported: Signature = NO_IMPORT,
+        removed: int = 0,
     ) -> None:
         self.boot_id = boot_id
         self.max_messages = max_messages
@@ -108,6 +111,7 @@ class Facts:
         # By folder, the checksum of its listing, if the cache has the files in that and no others, else NULs.
         self.listed = listed
         self.imported = imported  # the signature of the file of imported unique-ids
+        self.removed = removed  # messages in it that POP3 has removed since: for the alarm alone
 
 
 class Header:
@@ -133,6 +137,7 @@ class Header:
         "new",
         "octets",
         "own_crc",
+        "removed",
         "table_end",
         "uidl_end",
     )
@@ -148,6 +153,7 @@ class Header:
     cur: Signature
     listed: tuple[bytes, bytes]
     imported: Signature
+    removed: int
     uidl_end: int
     list_end: int
     table_end: int
@@ -161,11 +167,12 @@ class Header:
         self.octets, self.clock_ns = fields[8:10]
         self.new, self.cur = fields[10:14], fields[14:18]
         self.uidl_end, self.list_end, self.table_end, self.end = fields[18:22]
-        self.listed, self.imported, self.own_crc = fields[22:24], fields[24:28], fields[28]
+        self.listed, self.imported = fields[22:24], fields[24:28]
+        self.removed, self.own_crc = fields[28:30]
 
     def facts(self) -> Facts:
         looked_at = (self.clock_ns, self.flags, self.new, self.cur, self.listed, self.imported)
-        return Facts(self.boot_id, self.max_messages, *looked_at)
+        return Facts(self.boot_id, self.max_messages, *looked_at, self.removed)
 
     # Where the columns of the table are
 
@@ -414,7 +421,7 @@ def _header(facts: Facts, count: int, octets: int, crc: int, layout: tuple[int, 
     header = HEADER.pack(
         MAGIC, VERSION, HEADER_OCTETS, facts.flags, facts.boot_id, facts.max_messages,
         count, crc, octets, facts.clock_ns, *_storable(facts.new), *_storable(facts.cur), *layout,
-        *facts.listed, *_storable(facts.imported), 0,
+        *facts.listed, *_storable(facts.imported), facts.removed, 0,
     )  # fmt: skip
     checked = header[:CHECKED_OCTETS]
     return checked + struct.pack("<I", crc32(checked))

@@ -20,6 +20,7 @@ scandir = os.scandir
 read = os.read
 pread = os.pread
 write = os.write
+pwrite = os.pwrite
 writev = os.writev
 fdatasync = os.fdatasync
 fsync = os.fsync

@@ -324,10 +324,58 @@ def test_nobody_is_alarmed_by_mail_that_comes_and_goes(store: Store) -> None:
     assert warnings_of(store) == []
     store.cache.unlink()
     assert warnings_of(store) == []
+    # All gone, most of it through POP3, and more came.
+    with store.session() as opened:
+        assert opened.maildrop.count == 20
+        for index in range(15):
+            opened.maildrop.mark_deleted(index)
+        assert opened.update().removed == 15
     for folder, name in store.files():
         os.unlink(store.file(folder, name))
-    store.deliver_many(12, first=60)
+    store.deliver_many(22, first=60)
     assert warnings_of(store) == []
+    # All but one gone, otherwise.
+    for folder, name in sorted(store.files())[1:]:
+        os.unlink(store.file(folder, name))
+    store.deliver_many(22, first=100)
+    assert warnings_of(store) == []
+
+
+def test_alarm_when_another_maildrop_is_there(store: Store) -> None:
+    """All is gone and there is as much; what POP3 had removed before is not counted."""
+    store.deliver_many(20)
+    with store.session() as opened:
+        for index in range(5):
+            opened.maildrop.mark_deleted(index)
+        opened.update()
+    for folder, name in store.files():
+        os.unlink(store.file(folder, name))
+    for number in range(15):
+        store.deliver(base(200 + number), b"x" * (5000 + number) + b"\n")
+    counts = {"changed": 0, "renamed": 0, "gone": 15, "messages": 20, "reason": "unexplained"}
+    assert warnings_of(store) == [("unique_ids_changed", counts)]
+    assert warnings_of(store) == []
+
+
+def test_what_pop3_removed_is_noted_in_the_cache(store: Store) -> None:
+    """Once for each session, beside a correction of sizes too; a cache that is another's is left alone."""
+    store.deliver_many(6)
+    for expected in (1, 2):
+        with store.session() as opened:
+            if expected == 2:  # as if nobody had listed meanwhile
+                opened.learned(0, 4711, 0)
+            opened.maildrop.mark_deleted(0)
+            opened.update()
+        header = statcache.parse_header(
+            store.cache.read_bytes()[: statcache.HEADER_OCTETS], store.cache.stat().st_size
+        )
+        assert header.removed == 1
+    with store.session() as opened:
+        opened.maildrop.mark_deleted(0)
+        opened.update()
+        store.cache.rename(store.path / "away")
+        store.cache.write_bytes(b"another's")
+    assert store.cache.read_bytes() == b"another's"
 
 
 def test_alarm_when_an_import_is_lost(store: Store) -> None:
