@@ -24,10 +24,11 @@ from gpop.accounts.rereading import RereadFile
 EVERYBODY = b"*"
 MAX_LINE_OCTETS = 1024
 ON_OFF = {b"on": True, b"off": False}
-# What becomes of a removed message: its file goes, or moves to a Maildir++ folder (maildrop/removal.py).
-UNLINK = b"unlink"
+# What becomes of a removed message: its file goes, moves to a Maildir++ folder, or stays and is not shown any
+# more (maildrop/removal.py).
+REMOVALS = (b"unlink", b"hide")
 FOLDER = r"\.[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}"
-REMOVAL_WORDS = '"unlink", or a Maildir++ folder such as ".Trash"'
+REMOVAL_WORDS = '"unlink", "hide", or a Maildir++ folder such as ".Trash"'
 
 
 class LineNotUsable(Exception):
@@ -80,7 +81,7 @@ def _pop3(value: bytes) -> bool:
 
 
 def _removal(value: bytes) -> str:
-    if value != UNLINK and not re.fullmatch(FOLDER.encode(), value):
+    if value not in REMOVALS and not re.fullmatch(FOLDER.encode(), value):
         raise LineNotUsable(f"removal={_shown(value)}: expected {REMOVAL_WORDS}")
     return value.decode("ascii")
 

@@ -12,6 +12,7 @@ import importlib
 # action: (module, one line of help)
 ACTIONS = {
     "import": ("gpop.commands.uidl_import", "keep the unique-ids that another server has given"),
+    "unhide": ("gpop.commands.uidl_unhide", "show messages again that were removed and kept, hidden"),
     "show": ("gpop.commands.uidl_show", "list the messages of a Maildir with their unique-ids"),
 }
 

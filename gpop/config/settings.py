@@ -298,10 +298,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "session.removal",
         "unlink",
-        Text('"unlink", or a Maildir++ folder such as ".Trash"', r"unlink|" + user_settings.FOLDER),
+        Text(user_settings.REMOVAL_WORDS, "unlink|hide|" + user_settings.FOLDER),
         'What becomes of messages that a client removes. "unlink": they are gone. ".Trash": they move to '
         "that folder of the Maildir, which is made where it is missing; IMAP and webmail show it, POP3 never "
-        "does. accounts.user_settings can say something else for single accounts.",
+        'does. "hide": they stay where they are, for IMAP and webmail, and POP3 shows them no more. '
+        "accounts.user_settings can say something else for single accounts.",
         "With a folder that nobody empties, users run into their quota with mail they thought was gone.",
     ),
     Setting(

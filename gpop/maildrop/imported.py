@@ -1,11 +1,14 @@
 """
 Unique-ids that another server gave: the octets of a Maildir's `.unique-ids`, and what they change.
 
-    gpop-unique-ids 1 5f3c0a91 2
+    gpop-unique-ids 1 5f3c0a91 3
     1 000061ae4c0907b0 1234567890.M20046P2137.mailserver,S=4542,W=4642
     0 UID17-1275660208 1035478339.27041_118.foo+bar
+    - 1700000000.M1P1.host 1700000000.M1P1.host
 
-Pure: octets in, ids out. The file is written once, by `gpop uidl import`, and read whenever a
+The last is of a message that a client has removed and that is kept, hidden from POP3 (removal.py).
+
+Pure: octets in, ids out. The file is written by `gpop uidl import` and for hiding, and read whenever a
 maildrop is listed; unlike the statcache it can't be made anew, so what is damaged is a fault and
 never an empty file (docs/unique-ids.md). Executed by the session, as the mail user.
 """
@@ -16,12 +19,18 @@ from zlib import crc32
 
 from gpop.maildrop import names
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Container
+
 # The first line: format, its version, the CRC-32 of everything below, and how many lines that is.
 FORMAT_MARK = b"gpop-unique-ids 1 "
 # Where its owner can write, its size is his choice: so much a session is ready to read and to keep.
 MAX_ENTRIES = 1_000_000
 MAX_FILE_OCTETS = 128 * 1024 * 1024
 MAX_ORDER = (1 << 32) - 1
+# In place of the order of a message that no session shows; `-` in the file.
+HIDDEN = -1
 MAX_ORDER_DIGITS = 10
 # So many messages are looked up in the octets; for more the whole file is taken apart.
 FEW = 8
@@ -50,7 +59,7 @@ class ImportedId:
     Attributes:
         unique_id: 1 to 70 octets from 0x21 to 0x7E.
         order: messages are in this order, by number from 1. Those without one, 0, come after these,
-            by delivery time and name.
+            by delivery time and name. HIDDEN: the message is not shown.
     """
 
     __slots__ = ("order", "unique_id")
@@ -85,9 +94,10 @@ def render(ids: dict[bytes, ImportedId]) -> bytes:
         raise ValueError("two messages with one unique-id, or too many messages")
     lines = []
     for base, one in sorted(ids.items()):
-        if not (is_base(base) and names.is_literal(one.unique_id) and 0 <= one.order <= MAX_ORDER):
+        if not (is_base(base) and names.is_literal(one.unique_id) and HIDDEN <= one.order <= MAX_ORDER):
             raise ValueError(f"{base!r} can't have {one!r}")
-        lines.append(b"%d %b %b\n" % (one.order, one.unique_id, quoted(base)))
+        order = b"-" if one.order == HIDDEN else b"%d" % one.order
+        lines.append(b"%b %b %b\n" % (order, one.unique_id, quoted(base)))
     body = b"".join(lines)
     return FORMAT_MARK + b"%08x %d\n" % (crc32(body), len(lines)) + body
 
@@ -164,14 +174,15 @@ def _entry(number: int, line: bytes) -> tuple[bytes, ImportedId]:
     if len(fields) != 3:
         raise BadImport(number, "not order, unique-id and base name")
     order, unique_id, field = fields
-    if not (order.isdigit() and len(order) <= MAX_ORDER_DIGITS and int(order) <= MAX_ORDER):
+    is_number = order.isdigit() and len(order) <= MAX_ORDER_DIGITS and int(order) <= MAX_ORDER
+    if not (is_number or order == b"-"):
         raise BadImport(number, "the order is no number")
     if not names.is_literal(unique_id):
         raise BadImport(number, "the unique-id is not 1 to 70 octets from 0x21 to 0x7E")
     base = field if not field.translate(None, PLAIN) else _unquoted(field)
     if base is None or not is_base(base):
         raise BadImport(number, "not the base name of a message")
-    return base, ImportedId(unique_id, int(order))
+    return base, ImportedId(unique_id, int(order) if is_number else HIDDEN)
 
 
 class Lookup:
@@ -230,6 +241,25 @@ def merged(there: dict[bytes, ImportedId], added: dict[bytes, ImportedId]) -> di
             raise ImportConflict(f"{base!r} would get the unique-id {one.unique_id!r} that {other!r} has")
         both[base] = one
     return both
+
+
+def hidden(
+    there: dict[bytes, ImportedId], shown: dict[bytes, bytes], is_there: Container[bytes] | None
+) -> dict[bytes, ImportedId]:
+    """
+    Return the ids with the messages in `shown` hidden: their unique-ids by base name.
+
+    Those that were hidden before and are not among the base names `is_there` any more are forgotten;
+    with None nothing is.
+    """
+    kept = {
+        base: one
+        for base, one in there.items()
+        if one.order != HIDDEN or is_there is None or base in is_there
+    }
+    for base, unique_id in shown.items():
+        kept[base] = ImportedId(unique_id, HIDDEN)
+    return kept
 
 
 # What they change

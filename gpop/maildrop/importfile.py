@@ -17,11 +17,13 @@ from stat import S_ISREG
 
 from gpop.maildrop import cachefile, imported, lock, system
 from gpop.maildrop.errors import MaildropUnavailable
-from gpop.maildrop.imported import MAX_FILE_OCTETS, BadImport, ImportedId, Lookup
+from gpop.maildrop.imported import HIDDEN, MAX_FILE_OCTETS, BadImport, ImportedId, Lookup
 from gpop.maildrop.statcache import NO_IMPORT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection, Container
+
     from gpop.maildrop.statcache import Signature
 
 IMPORT_NAME = ".unique-ids"
@@ -137,6 +139,41 @@ def add(dir_fd: int, ids: dict[bytes, ImportedId], lock_wait_s: float = LOCK_WAI
         if len(both) > len(there):
             _write(dir_fd, imported.render(both))
         return len(both) - len(there)
+    finally:
+        lock.unlock(dir_fd)
+
+
+def hide(dir_fd: int, shown: dict[bytes, bytes], is_there: Container[bytes] | None) -> None:
+    """
+    Hide messages (see `imported.hidden`) in a Maildir whose session lock the caller has.
+
+    Raises:
+        OSError, BadImport: what is there can't be read, or the new file not be written.
+    """
+    _write(dir_fd, imported.render(imported.hidden(read(dir_fd), shown, is_there)))
+
+
+def unhide(dir_fd: int, wanted: Collection[bytes] | None, lock_wait_s: float = LOCK_WAIT_S) -> int:
+    """
+    Show hidden messages again, those with the unique-ids `wanted` (None: all); returns how many.
+
+    They keep their unique-ids. The session lock is taken meanwhile; `dir_fd` must not hold it.
+
+    Raises:
+        MaildropInUse: a session has had the maildrop for all of `lock_wait_s`.
+        OSError, BadImport: what is there can't be read, or the new file not be written.
+    """
+    lock.lock(dir_fd, lock_wait_s)
+    try:
+        ids = read(dir_fd)
+        found = [
+            base
+            for base, one in ids.items()
+            if one.order == HIDDEN and (wanted is None or one.unique_id in wanted)
+        ]
+        if found:
+            _write(dir_fd, imported.render(ids | {base: ImportedId(ids[base].unique_id) for base in found}))
+        return len(found)
     finally:
         lock.unlock(dir_fd)
 

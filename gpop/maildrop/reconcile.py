@@ -11,6 +11,7 @@ from __future__ import annotations
 from zlib import crc32
 
 from gpop.maildrop import imported, names, statcache
+from gpop.maildrop.imported import HIDDEN
 from gpop.maildrop.listing import decoded
 from gpop.maildrop.names import CUR, NEW
 from gpop.maildrop.statcache import ESTIMATED, FORM_BITS, LINKED, MEASURED, NAMED, RACY, RACY_ANY, TWIN, Known
@@ -109,6 +110,12 @@ def of_one_base(found: list[Found]) -> dict[bytes, list[Found]]:
     for one in found:
         by_base.setdefault(one[0], []).append(one)
     return {base: several for base, several in by_base.items() if len(several) > 1}
+
+
+def without_hidden(found: list[Found], ids: dict[bytes, ImportedId]) -> list[Found]:
+    """Return the files but for those of messages that are kept, and hidden."""
+    hidden = {base for base, one in ids.items() if one.order == HIDDEN}
+    return [one for one in found if one[0] not in hidden] if hidden else found
 
 
 def in_order(found: list[Found], ids: dict[bytes, ImportedId] | None = None) -> list[Found]:

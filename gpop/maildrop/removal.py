@@ -1,8 +1,9 @@
 """
 EDGE: what becomes of a message's file when UPDATE removes the message.
 
-Its name goes, or it moves to a folder of the same Maildir (Maildir++), where IMAP and webmail
-show it, and no POP session does. Executed by the session, as the mail user, for UPDATE alone.
+Its name goes; or it moves to a folder of the same Maildir (Maildir++), where IMAP and webmail show it, and
+no POP session does. With the third word, HIDE, it stays where it is, and `.unique-ids` has an entry that
+no session is to show it; that is `Update`'s. Executed by the session, as the mail user, for UPDATE alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 from gpop.maildrop import system
 from gpop.maildrop.maildir import DIRECTORY_FLAGS
 
-UNLINK = "unlink"
+UNLINK, HIDE = "unlink", "hide"
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
 # By this file Maildir++ tells a folder from anything else that begins with a dot.

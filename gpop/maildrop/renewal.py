@@ -206,6 +206,8 @@ class _Renewal:
             files = listing.files() if listing else self._memory.known().files_in(folder).items()
             found += reconcile.gathered(folder, files)
         imported = self._imported.lookup.all() if self._imported.lookup else None
+        if imported:
+            found = reconcile.without_hidden(found, imported)
         found = reconcile.in_order(self._told_apart(found), imported)
         messages = self._measured(reconcile.recall(self._memory.known(), found[: self._limit()]))
         facts = self._facts(len(found) > self._limit() or reconcile.needs_both_folders(messages))

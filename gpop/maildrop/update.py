@@ -13,10 +13,11 @@ import errno
 import os
 from stat import S_ISREG
 
-from gpop.maildrop import names, system
+from gpop.maildrop import importfile, names, system
 from gpop.maildrop.errors import MaildropError
+from gpop.maildrop.imported import BadImport
 from gpop.maildrop.names import CUR, NEW
-from gpop.maildrop.removal import UNLINK, Removal
+from gpop.maildrop.removal import HIDE, UNLINK, Removal
 from gpop.maildrop.statcache import LINKED
 
 TYPE_CHECKING = False
@@ -101,15 +102,44 @@ class Update:
     # Removing
 
     def remove_marked(self) -> None:
-        """Remove the marked messages, and tell the Maildir++ quota file."""
+        """Remove the marked messages in the way that was asked for."""
         marked = self._maildrop.marked()
-        if not marked:
-            return
+        if marked:
+            located = self._located(marked)
+            if self._removal_word == HIDE:
+                self._hide(located)
+            else:
+                self._take_out(located)
+            self._warn("removal_failed", self._faults)
+
+    def _hide(self, located: list[Marked]) -> None:
+        """Have the messages shown no more; their files stay."""
+        shown = {}
+        for _, location in located:
+            # Twins have one base name: which of them is meant only their content says.
+            if not location.is_twin:
+                shown[location.base] = location.unique_id
+        error_number: int | None = errno.ESTALE
+        try:
+            places, certain = self._folders.places()
+            importfile.hide(self._folders.dir_fd, shown, places if certain else None)
+        except BadImport:
+            error_number, shown = errno.EBADMSG, {}
+        except (OSError, MaildropError) as error:
+            error_number, shown = error.errno, {}
+        for octets, location in located:
+            if location.base in shown:
+                self._removed(octets, location, HIDE)
+            else:
+                self._fail(error_number)
+
+    def _take_out(self, located: list[Marked]) -> None:
+        """Take the messages' files out of the folders, and tell the Maildir++ quota file."""
         try:
             self._removal = Removal(self._removal_word, self._folders.dir_fd)
         except OSError as error:
-            self.result.failed = len(marked)
-            self._warn("removal_failed", [error.errno or 0] * len(marked))
+            for _ in located:
+                self._fail(error.errno)
             return
         try:
             # What moves to another folder stays in the Maildir, and in its quota.
@@ -117,9 +147,8 @@ class Update:
                 self._quota = QuotaFile.open(self._folders.dir_fd)
         except OSError as error:
             self._warn("maildirsize_failed", [error.errno or 0])
-        self._remove(self._located(marked))
+        self._remove(located)
         self._removal.close()
-        self._warn("removal_failed", self._faults)
         if self._quota:
             try:
                 if self._unlinked[0]:
@@ -242,10 +271,10 @@ class Update:
     # Moving
 
     def move_retrieved(self) -> None:
-        """Move messages that were retrieved, and not marked, from new/ to cur/ with the S flag."""
+        """Move messages that were retrieved, and are still there, from new/ to cur/ with the S flag."""
         self._faults = []
         for index in sorted(self._maildrop.retrieved):
-            if self._maildrop.is_marked(index):
+            if self._maildrop.is_marked(index) and self._removal_word != HIDE:
                 continue
             try:
                 location = self._maildrop.location(index)

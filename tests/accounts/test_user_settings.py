@@ -35,6 +35,7 @@ def read(path: Path, text: str) -> UserSettingsFile:
         (b"joe pop3=off", UserSettings(pop3=False)),
         (b"joe@example.org \t pop3=on removal=.Trash", UserSettings(removal=".Trash")),
         (b"joe removal=unlink", UserSettings(removal="unlink")),
+        (b"joe removal=hide", UserSettings(removal="hide")),
         (b"joe dialogue_until=2026-11-25T18:00:00Z", UserSettings(dialogue_until_s=1795629600)),
         (b"joe dialogue_until=2026-11-25T19:00:00+01:00", UserSettings(dialogue_until_s=1795629600)),
     ],

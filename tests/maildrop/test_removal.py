@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gpop.maildrop import errors
+from gpop.maildrop import errors, importfile
+from gpop.maildrop.imported import HIDDEN, ImportedId
 from tests.maildrop.faults import watched
 from tests.maildrop.store import Store, expected, listing
 
@@ -138,3 +139,120 @@ def test_each_removed_message_is_noted_with_audit(filled: Store) -> None:
             octets = opened.maildrop.octets(0)
             opened.update(lambda location, size, how: noted.append((location.unique_id, size, how)))
     assert noted == [(NAMES[1].partition(":")[0].encode(), octets, ".Trash")]
+
+
+# Hidden
+
+
+def hide(store: Store, *indexes: int) -> tuple[int, int]:
+    return remove(store, *indexes, removal="hide")
+
+
+def test_hidden_messages_stay_and_are_shown_no_more(filled: Store) -> None:
+    """Neither in the next session nor after the cache is lost; files and the other's id are as before."""
+    before, files = expected(filled), filled.files()
+    assert hide(filled, 0) == (1, 0)
+    for _ in range(2):
+        with filled.session() as opened:
+            assert listing(opened) == before[1:]
+        filled.cache.unlink()
+    assert filled.files() == files
+
+
+def test_the_next_poll_after_hiding_is_no_hit_and_the_one_after_it_is(filled: Store) -> None:
+    """The cache of before is not believed, the one of after is."""
+    filled.poll()
+    filled.settle()
+    hide(filled, 0)
+    filled.settle()
+    assert filled.poll() == ("refresh", "import_changed")
+    filled.settle()
+    filled.poll()
+    assert filled.poll()[0] == "hit"
+
+
+def test_new_mail_comes_and_hidden_messages_move(filled: Store) -> None:
+    """Whatever flags and folder others give them; and a new message is shown as ever."""
+    hide(filled, 0)
+    os.rename(filled.file("new", NAMES[0]), filled.file("cur", NAMES[0] + ":2,FS"))
+    filled.deliver("1700000002.M2P1.host")
+    with filled.session() as opened:
+        assert [unique_id for unique_id, _ in listing(opened)] == [
+            NAMES[1].partition(":")[0].encode(),
+            b"1700000002.M2P1.host",
+        ]
+
+
+def test_a_retrieved_message_that_is_hidden_is_seen_in_cur(filled: Store) -> None:
+    """As any retrieved one: webmail does not show it as new."""
+    with filled.session(removal="hide") as opened:
+        opened.maildrop.retrieved.add(0)
+        opened.maildrop.mark_deleted(0)
+        assert opened.update().removed == 1
+    assert ("cur", (NAMES[0] + ":2,S").encode()) in filled.files()
+    assert len(expected(filled)) == 2
+    with filled.session() as opened:
+        assert len(listing(opened)) == 1
+
+
+def test_what_is_gone_is_forgotten_when_more_is_hidden(filled: Store) -> None:
+    """The file of hidden messages does not grow for ever."""
+    hide(filled, 0)
+    os.unlink(filled.file("new", NAMES[0]))
+    assert hide(filled, 0) == (1, 0)
+    assert importfile.read(filled.dir_fd) == {
+        NAMES[1].partition(":")[0].encode(): ImportedId(NAMES[1].partition(":")[0].encode(), HIDDEN)
+    }
+
+
+def test_imported_ids_stay_when_something_is_hidden(filled: Store) -> None:
+    """Of the message that is hidden, and of the others; unhiding brings it back with its id."""
+    bases = [name.partition(":")[0].encode() for name in NAMES]
+    importfile.add(filled.dir_fd, {bases[0]: ImportedId(b"one", 2), bases[1]: ImportedId(b"two", 1)})
+    with filled.session() as opened:
+        assert [unique_id for unique_id, _ in listing(opened)] == [b"two", b"one"]
+    assert hide(filled, 1) == (1, 0)
+    with filled.session() as opened:
+        assert [unique_id for unique_id, _ in listing(opened)] == [b"two"]
+    assert importfile.unhide(filled.dir_fd, {b"other"}) == 0
+    assert importfile.unhide(filled.dir_fd, None) == 1
+    with filled.session() as opened:
+        assert [unique_id for unique_id, _ in listing(opened)] == [b"two", b"one"]
+
+
+def test_no_new_message_gets_the_id_of_a_hidden_one(filled: Store) -> None:
+    """A client has seen that id: it would take the new message for the old one."""
+    hide(filled, 0)
+    base = NAMES[0].encode()
+    os.unlink(filled.file("new", NAMES[0]))
+    filled.deliver("1700000005.M5P1.host")
+    with filled.session() as opened:
+        assert base not in [unique_id for unique_id, _ in listing(opened)]
+
+
+def test_twins_are_not_hidden(store: Store) -> None:
+    """One base name for two messages: hiding one would hide the other. The client is told."""
+    store.deliver(NAMES[0], b"Subject: first\n\none\n")
+    store.deliver(NAMES[0] + ":2,S", b"Subject: other\n\ntwo\n", "cur")
+    assert hide(store, 0) == (0, 1)
+    with store.session() as opened:
+        assert len(listing(opened)) == 2
+
+
+def test_who_is_told_that_a_message_was_removed_sees_it_no_more(filled: Store) -> None:
+    """The n-th system call fails, for n = 1, 2, 3...: no file is lost, and what was answered is so."""
+    failing = 0
+    while True:
+        failing += 1
+        with filled.session(removal="hide") as opened:
+            opened.maildrop.mark_deleted(0)
+            with watched(failing, 28) as calls:
+                result = opened.update()
+        hidden = importfile.unhide(filled.dir_fd, None)
+        # Not the other way round: when only the disk's last answer failed, it is hidden all the same.
+        assert hidden if result.removed else result.failed == 1
+        (filled.path / ".unique-ids").unlink(missing_ok=True)
+        if not calls.failed:
+            break
+    assert failing > 8
+    assert len(expected(filled)) == 2
