@@ -14,10 +14,25 @@ from gpop import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
 MAIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
+
+
+def broker_command(arguments: Sequence[str]) -> list[str]:
+    """The command line of the broker. Without `site`, whose pages would be copied into every session."""
+    return [sys.executable, "-I", "-S", MAIN, "broker", *arguments]
+
+
+def broker_environment() -> dict[str, str]:
+    """
+    The environment of the broker, and so of every session.
+
+    Symbols resolved before the first fork are not resolved again in every session, and the plain
+    locale maps no files; Python takes it for UTF-8 all the same (PEP 540).
+    """
+    return environment() | {"LD_BIND_NOW": "1", "LC_ALL": "C"}
 
 
 def start_program(arguments: Sequence[str], keep: Sequence[int], stdout: int = 1) -> int:
@@ -30,6 +45,17 @@ def start_program(arguments: Sequence[str], keep: Sequence[int], stdout: int = 1
     Raises:
         OSError: there can't be another process now.
     """
+    return start_command([sys.executable, "-I", MAIN, *arguments], environment(), keep, stdout)
+
+
+def start_command(
+    command: list[str],
+    with_environment: dict[str, str],
+    keep: Sequence[int],
+    stdout: int = 1,
+    stderr: int = 2,
+) -> int:
+    """As `start_program`, for a whole command line and another environment."""
     pid = os.fork()
     if pid:
         return pid
@@ -38,13 +64,15 @@ def start_program(arguments: Sequence[str], keep: Sequence[int], stdout: int = 1
         for number in (signals.TERM, signals.USR1):
             signals.handle(number, signals.SIG_DFL)
         # These may be sent to all of a terminal's or a service's processes; the broker alone heeds them.
-        for number in (signals.INT, signals.HUP):
+        for number in (signals.INT, signals.HUP, signals.USR2):
             signals.handle(number, signals.SIG_IGN)
         for fd in keep:
             os.set_inheritable(fd, True)
         if stdout != 1:
             os.dup2(stdout, 1)
-        os.execve(sys.executable, [sys.executable, "-I", MAIN, *arguments], environment())
+        if stderr != 2:
+            os.dup2(stderr, 2)
+        os.execve(command[0], command, with_environment)
     finally:
         os._exit(127)
 
@@ -69,9 +97,9 @@ def read_settings(fd: int) -> dict[str, Any]:
     return settings
 
 
-class ConfigReader:
+class Inquiry:
     """
-    A short-lived process that reads and checks the config, so that no parser runs in the broker.
+    A short-lived process that finds something out: no parser and no untried code runs in the broker.
 
     Attributes:
         pid: the process.
@@ -81,13 +109,18 @@ class ConfigReader:
 
     __slots__ = ("_octets", "fd", "pid", "started")
 
-    def __init__(self, config_path: str, now: float) -> None:
-        """Start it. Raises OSError."""
+    def __init__(self, start: Callable[[int], int], now: float) -> None:
+        """
+        Have `start` start it, with a descriptor for what it has to say; returns the pid.
+
+        Raises:
+            OSError: there can't be another process now.
+        """
         self.started = now
         self._octets = bytearray()
         self.fd, writing = os.pipe2(os.O_CLOEXEC)
         try:
-            self.pid = start_program(["read-config", config_path], [], stdout=writing)
+            self.pid = start(writing)
         except OSError:
             os.close(self.fd)
             raise
@@ -100,13 +133,23 @@ class ConfigReader:
         self._octets += octets
         return bool(octets)
 
-    def answer(self) -> dict[str, Any]:
-        """Return {"settings", "warnings"} or {"errors"}, once its process has ended."""
+    def said(self) -> bytes:
+        """Return all that it has said, once its process has ended."""
         while self.read():
             pass
         os.close(self.fd)
-        try:
-            answer: dict[str, Any] = marshal.loads(self._octets)
-        except (ValueError, TypeError, EOFError):
-            return {"errors": ["the config could not be read; is the installation whole?"]}
-        return answer
+        return bytes(self._octets)
+
+
+def read_config(config_path: str, now: float) -> Inquiry:
+    """Have the config read and checked; what is said then is for `config_answer`. Raises OSError."""
+    return Inquiry(lambda fd: start_program(["read-config", config_path], [], stdout=fd), now)
+
+
+def config_answer(octets: bytes) -> dict[str, Any]:
+    """Return {"settings", "warnings"} or {"errors"}, from what `read-config` has said."""
+    try:
+        answer: dict[str, Any] = marshal.loads(octets)
+    except (ValueError, TypeError, EOFError):
+        return {"errors": ["the config could not be read; is the installation whole?"]}
+    return answer

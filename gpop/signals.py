@@ -49,8 +49,18 @@ def install() -> None:
     """Install the handlers, for this process and all that will be forked from it."""
     for number in ALL:
         handle(number, _act)
-    # The launcher has let it wait until it can be heeded.
-    pthread_sigmask(_signal.SIG_UNBLOCK, (HUP,))
+    # The launcher, or the broker before an upgrade, has let them wait until they can be heeded.
+    unblock_all()
+
+
+def block_all() -> None:
+    """Let every signal that has a handler wait, across an exec, until `install`."""
+    pthread_sigmask(_signal.SIG_BLOCK, ALL)
+
+
+def unblock_all() -> None:
+    """Let them come again: there was no exec."""
+    pthread_sigmask(_signal.SIG_UNBLOCK, ALL)
 
 
 def block_ending() -> None:

@@ -77,6 +77,10 @@ class Login:
             return False
         return True
 
+    def descriptors(self) -> tuple[int, int]:
+        """Both, as a SERVE frame takes them along."""
+        return self.client, self.channel.fileno()
+
     def close(self) -> None:
         """Give up both descriptors."""
         channel.close_stream(self.client)
@@ -92,11 +96,13 @@ class Auth:
         self.log = log
         self.broker: socket.socket | None = control
         self.fronts: dict[int, socket.socket] = {}
+        self.front_pids: dict[int, int] = {}  # by the descriptor of its login socket, as the broker says
         self.draining = False
         self.drain_at_once = False
         # Who may say whom they speak for; see `_peer_of`.
         self.spokesmen = Networks([*settings.proxy_networks, *settings.xclient_networks])
-        self._outbox: deque[tuple[bytes, Login]] = deque()
+        # Frames for the broker; with the login that is handed over, if one is.
+        self._outbox: deque[tuple[bytes, Login | None]] = deque()
         self._broker_busy = False
         self._poller = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
@@ -179,18 +185,20 @@ class Auth:
             self._broker_gone()
             return
         if frame.kind == messages.ATTACH:
-            self._attach(fds[0])
+            self._attach(fds[0], frame.fields["front"])
+        elif frame.kind == messages.ALIVE:
+            self._tell_broker(messages.encode(messages.ALIVE))
         elif frame.kind == messages.DRAIN:
             self.drain(at_once=bool(frame.fields["at_once"]))
         else:
             channel.close_all(fds)
             self.log.write("frame_rejected", "error", sender="broker", problem=f"{frame!r} is not for auth")
 
-    def _attach(self, fd: int) -> None:
+    def _attach(self, fd: int, front_pid: int) -> None:
         """Take over a new front's login socket."""
         front = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd)
         front.setblocking(False)
-        self.fronts[fd] = front
+        self.fronts[fd], self.front_pids[fd] = front, front_pid
         self._watch(fd, lambda: self._front_readable(front))
 
     def drain(self, at_once: bool) -> None:
@@ -205,12 +213,14 @@ class Auth:
         self.broker.close()
         self.broker = None
         while self._outbox:
-            self._not_served(self._outbox.popleft()[1])
+            login = self._outbox.popleft()[1]
+            if login:
+                self._not_served(login)
         self.decider.give_up(Refused(SYS_TEMP, "broker_gone"))
         self.drain(at_once=True)
 
-    def _serve(self, octets: bytes, login: Login) -> None:
-        """Hand an accepted login to the broker, in its turn."""
+    def _tell_broker(self, octets: bytes, login: Login | None = None) -> None:
+        """Send the broker a frame in its turn, with the descriptors of an accepted login if there is one."""
         self._outbox.append((octets, login))
         self._send_outbox()
 
@@ -218,7 +228,7 @@ class Auth:
         while self._outbox and self.broker is not None:
             octets, login = self._outbox[0]
             try:
-                channel.send(self.broker, octets, (login.client, login.channel.fileno()))
+                channel.send(self.broker, octets, login.descriptors() if login else ())
             except BlockingIOError:
                 self._wait_for_broker(True)
                 return
@@ -226,7 +236,8 @@ class Auth:
                 self._broker_gone()
                 return
             self._outbox.popleft()
-            login.close()
+            if login:
+                login.close()
         self._wait_for_broker(False)
 
     def _wait_for_broker(self, busy: bool) -> None:
@@ -275,9 +286,11 @@ class Auth:
             self.decider.submit(attempt, time.monotonic())
 
     def _end_front(self, front: socket.socket, problem: str = "") -> None:
-        """End the conversation with a front: it is gone, or it is not to be believed."""
+        """End the conversation with a front: it is gone, or not to be believed and to be replaced."""
+        front_pid = self.front_pids.pop(front.fileno())
         if problem:
-            self.log.write("frame_rejected", "error", sender="front", problem=problem)
+            self.log.write("frame_rejected", "error", sender="front", pid=front_pid, problem=problem)
+            self._tell_broker(messages.encode(messages.CUT_OFF, front=front_pid))
         self._unwatch(front.fileno())
         del self.fronts[front.fileno()]
         front.close()
@@ -330,7 +343,7 @@ class Auth:
             self.log.write("auth_fault", "error", reason=refused.reason, detail=refused.detail)
             return refused
         if login.tell(accepted):
-            self._serve(serve, login)
+            self._tell_broker(serve, login)
         else:
             login.close()  # the front has gone
         return None

@@ -18,15 +18,17 @@ import sys
 import time
 
 from gpop import __version__, signals
-from gpop.broker import rehearsal
+from gpop.broker import rehearsal, starting, upgrade
 from gpop.broker.control import Control
-from gpop.broker.listening import Listening, listening_socket, spelled
+from gpop.broker.listening import Listening, inherited_sockets, listening_socket, spelled
+from gpop.broker.liveness import START_TIMEOUT_S, Liveness
+from gpop.broker.service_manager import ServiceManager
 from gpop.broker.sessions import Sessions, exit_fields
 from gpop.broker.supervision import DRAINING, SERVING, STARTING, Generation, Process
 from gpop.broker.watching import LOOK_S, FileWatch
 from gpop.events import Log, open_log, place
 from gpop.privsep import channel, messages
-from gpop.programs import ConfigReader, read_settings
+from gpop.programs import Inquiry, config_answer, read_config, read_settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,8 +37,6 @@ if TYPE_CHECKING:
 
     from gpop.config import BrokerSettings
 
-# Loading gevent, PAM and certificates takes about a second on a busy machine.
-START_TIMEOUT_S = 60.0
 # After the grace time sessions are told to end; what is left after this long is killed.
 END_TIMEOUT_S = 5.0
 # How late a session's death, or a process's, may be noticed while nobody logs in.
@@ -50,10 +50,6 @@ class Values:
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.__dict__.update(values)
-
-
-class StartFailed(Exception):
-    """gpop can't start; the text says why."""
 
 
 class Broker:
@@ -71,26 +67,35 @@ class Broker:
         self.administration = Control(log, self.sessions.running, self._watch, self._unwatch, self._reap)
         self.signals: set[int] = set()
         self.ending = 0  # processes whose channel has closed and whose exit status is to come
-        self.reader: ConfigReader | None = None
+        self.inquiry: Inquiry | None = None
+        self.when_answered: Callable[[bytes, int], None] = lambda _said, _status: None
+        self.manager = ServiceManager("", 0)
+        self.liveness = Liveness()
+        # Sockets that we were given: then the config has no say in what is listened on.
+        self.inherited: Listening = {}
+        self.one_connection = False  # they are one connection, as from inetd, and we end with it
         self.certificates: FileWatch | None = None
         self.stop_at: float | None = None  # when the grace time is over
         self.kill_at: float | None = None
         self.failed = False
         self.on_terminal = os.isatty(log.fd)
-        self.boot_id = _read_boot_id()
+        self.boot_id = starting.read_boot_id()
         self.settings: BrokerSettings
 
     # Starting
 
-    def start(self, plain: dict[str, Any]) -> None:
+    def start(self, plain: dict[str, Any], surroundings: dict[str, Any]) -> None:
         """
         Bind, start the first generation, and wait for nothing: `run` sees it become ready.
 
         Raises:
             StartFailed: an address can't be listened on, or the run directory can't be made.
         """
+        self.manager = ServiceManager(surroundings["notify_socket"], surroundings["watchdog_s"])
+        self.inherited = inherited_sockets(surroundings["sockets"])
+        self.one_connection = surroundings["one_connection"]
         self._adopt(plain)
-        _prepare_run_directory(self.settings.run_dir)
+        starting.prepare_run_directory(self.settings.run_dir)
         self.listening = self._listen(plain["broker"])
         self._listen_to_administrators()
         self._watch_certificates(self.settings.tls_certificates)
@@ -111,10 +116,13 @@ class Broker:
         of_session: Any = Values(plain["session"])
         self.settings = broker
         self.log.debug = self.settings.log_level == "debug"
+        self.liveness.adopt(self.settings.answer_timeout_s, self.manager.watchdog_s)
         self.sessions.adopt(of_session, self.settings.max_per_account, self.boot_id)
 
     def _listen(self, settings: dict[str, Any]) -> Listening:
         """Return a listening socket for each address, those we have already among them."""
+        if self.inherited:
+            return self.inherited
         sockets: Listening = {}
         wanted = [(address, False) for address in settings["listen"]]
         for address, tls in [*wanted, *((address, True) for address in settings["listen_tls"])]:
@@ -124,12 +132,15 @@ class Broker:
                 for new in sockets.keys() - self.listening.keys():
                     sockets[new].close()
                 setting = "server.listen_tls" if tls else "server.listen"
-                raise StartFailed(f"{setting}: {address}: {error.strerror}") from error
+                raise starting.StartFailed(f"{setting}: {address}: {error.strerror}") from error
         return sockets
 
-    def _start_generation(self, plain: dict[str, Any], listening: Listening) -> None:
+    def _start_generation(
+        self, plain: dict[str, Any], listening: Listening, for_upgrade: bool = False
+    ) -> None:
         now = time.monotonic()
         generation = Generation(plain, listening, self.log, now)
+        generation.for_upgrade = for_upgrade
         self.generations.append(generation)
         try:
             for name in generation.wanted():
@@ -138,7 +149,9 @@ class Broker:
             self._starting_failed(generation, f"no process can be started: {error.strerror}")
 
     def _start_process(self, generation: Generation, name: str, now: float) -> None:
-        process = generation.start_process(name, now)
+        self._supervise(generation.start_process(name, now))
+
+    def _supervise(self, process: Process) -> None:
         self.processes[process.pid] = process
         self._watch(process.control.fileno(), lambda: self._control_readable(process))
 
@@ -155,9 +168,9 @@ class Broker:
     def heed_signals(self) -> None:
         """Take note of signals from here on; `run` acts on them."""
         wakeup, wakeup_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._watch(wakeup, lambda: _drain_pipe(wakeup))
+        self._watch(wakeup, lambda: starting.drain_pipe(wakeup))
         signals.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
-        for number in (signals.TERM, signals.INT, signals.HUP):
+        for number in (signals.TERM, signals.INT, signals.HUP, signals.USR2):
             signals.actions[number] = self.signals.add
         signals.install()
 
@@ -179,7 +192,7 @@ class Broker:
     def _stopped(self) -> bool:
         return self.stop_at is not None and not self.processes and not self.sessions.pids()
 
-    def _poll_timeout_ms(self) -> int | None:
+    def _poll_timeout_ms(self) -> int:
         """
         Wake up for the clock, and for children that ended, only while there may be something.
 
@@ -190,15 +203,16 @@ class Broker:
             self.sessions.running
             or self.sessions.reuse.ending
             or self.ending
-            or self.reader
+            or self.inquiry
             or self.stop_at is not None
             or any(generation.missing or generation.state == STARTING for generation in self.generations)
         )
         if waits:
             return POLL_MS
+        next_look_ms = int(self.liveness.look_s * 1000) + 1
         if self.certificates:
-            return int(LOOK_S * 1000)
-        return IDLE_POLL_MS if self.sessions.reuse.pids() else None
+            return min(next_look_ms, int(LOOK_S * 1000))
+        return min(next_look_ms, IDLE_POLL_MS) if self.sessions.reuse.pids() else next_look_ms
 
     def _keep_time(self, now: float) -> None:
         for generation in self.generations:
@@ -206,8 +220,10 @@ class Broker:
                 self._start_missing(generation, now)
             if generation.state == STARTING and now - generation.started > START_TIMEOUT_S:
                 self._starting_failed(generation, f"not ready within {START_TIMEOUT_S:.0f} s")
-        if self.reader and now - self.reader.started > START_TIMEOUT_S:
-            os.kill(self.reader.pid, signals.KILL)
+        if self.inquiry and now - self.inquiry.started > START_TIMEOUT_S:
+            os.kill(self.inquiry.pid, signals.KILL)
+        if self.liveness.is_due(now):
+            self._look_who_is_alive(now)
         if self.sessions.reuse.pids():
             self.sessions.reuse.end_idle(now)
         if self.certificates and self.stop_at is None and not self._reloads():
@@ -229,7 +245,12 @@ class Broker:
         self.signals -= arrived
         if signals.TERM in arrived or signals.INT in arrived:
             self._stop(time.monotonic())
-        if signals.HUP in arrived and self.stop_at is None:
+        if signals.USR2 in arrived and self.stop_at is None and not self.one_connection:
+            if self._reloads():
+                self.signals.add(signals.USR2)
+            else:
+                self._renew(for_upgrade=True)
+        if signals.HUP in arrived and self.stop_at is None and not self.one_connection:
             if self.on_terminal and not os.isatty(self.log.fd):
                 # The terminal was closed: nobody reads the log, and nobody could stop us.
                 self._stop(time.monotonic())
@@ -237,7 +258,7 @@ class Broker:
                 # The file may have changed since it was read: once more, when this is done.
                 self.signals.add(signals.HUP)
             else:
-                self._read_config()
+                self._renew()
 
     # Logins
 
@@ -261,6 +282,11 @@ class Broker:
         elif kind == messages.READY and not process.ready and not fds:
             process.ready = True
             self._became_ready(process.generation)
+        elif kind == messages.ALIVE and process.asked and not fds:
+            process.answered()
+            self._say_when_ready(process.generation)
+        elif kind == messages.CUT_OFF and process.name == "auth" and not fds:
+            self._replace_front(process.generation, messages.decode(octets).fields["front"])
         else:
             channel.close_all(fds)
             self._reject(process, f"a frame of kind {kind} is not {process.name}'s to send now")
@@ -270,11 +296,36 @@ class Broker:
         self.log.write("frame_rejected", "error", sender=process.name, pid=process.pid, problem=problem)
         os.kill(process.pid, signals.KILL)
 
+    # Whether they are at work
+
+    def _look_who_is_alive(self, now: float) -> None:
+        """Ask fronts and auth whether they are at work; end those that do not answer: others follow."""
+        serving = [generation for generation in self.generations if generation.state == SERVING]
+        if any(generation.answers() for generation in serving):
+            self.manager.well()
+        for process in self.liveness.look(self.processes.values(), now):
+            problem = "it does not answer" if process.ready else "it did not become ready"
+            self.log.write("process_stuck", "error", stuck=process.name, pid=process.pid, problem=problem)
+            os.kill(process.pid, signals.KILL)
+        fronts = sum(len(generation.fronts) for generation in serving)
+        self.manager.status(f"{len(self.sessions.running)} sessions; fronts: {fronts}")
+
+    def _replace_front(self, generation: Generation, pid: int) -> None:
+        """Auth listens to that front no more, so it can serve nobody: its end starts another one."""
+        for front in generation.fronts:
+            if front.pid == pid:
+                self._reject(front, "auth has ended the conversation with it")
+
+    def _say_when_ready(self, generation: Generation) -> None:
+        """Fronts answer after they have begun to accept: that is when the service is ready."""
+        if generation.state == SERVING and not any(process.asked for process in generation.processes()):
+            self.manager.ready()
+
     # Children that ended
 
     def _reap(self) -> None:
         # The last also when gpop stops and all the others have ended.
-        while self.sessions.running or self.processes or self.reader or self.sessions.reuse.pids():
+        while self.sessions.running or self.processes or self.inquiry or self.sessions.reuse.pids():
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
@@ -282,8 +333,8 @@ class Broker:
                 continue
             if pid in self.processes:
                 self._process_ended(self.processes.pop(pid), status)
-            elif self.reader and self.reader.pid == pid:
-                self._config_read(self.reader)
+            elif self.inquiry and self.inquiry.pid == pid:
+                self._inquiry_ended(self.inquiry, os.waitstatus_to_exitcode(status))
 
     def _process_ended(self, process: Process, status: int) -> None:
         generation = process.generation
@@ -291,6 +342,8 @@ class Broker:
             self._unwatch(process.control.fileno())
         else:
             self.ending -= 1
+        if self.one_connection and process.name == "front" and self.stop_at is None:
+            self._stop(time.monotonic())
         if generation.state == STARTING:
             generation.ended(process, time.monotonic())
             self._starting_failed(generation, f"{process.name} ended: {exit_fields(status)}")
@@ -307,6 +360,9 @@ class Broker:
     def _became_ready(self, generation: Generation) -> None:
         if generation.state != STARTING or not generation.all_ready():
             return
+        if generation.for_upgrade:
+            self._try_next_broker(generation)
+            return
         self._adopt(generation.settings)
         self._listen_only_on(generation.listening)
         generation.serve()
@@ -314,6 +370,8 @@ class Broker:
         old = [other for other in self.generations if other.state == SERVING and other is not generation]
         for other in old:
             other.drain(at_once=False)
+        for process in generation.processes():
+            process.ask()
         fields: dict[str, Any] = {"listen": self.addresses(tls=False), "pid": os.getpid()}
         if self.settings.listen_tls:
             fields["listen_tls"] = self.addresses(tls=True)
@@ -342,7 +400,10 @@ class Broker:
         for address in generation.listening.keys() - self.listening.keys():
             generation.listening[address].close()
         first = not any(other.state == SERVING for other in self.generations)
-        self.log.write("reload_failed", "error", problem=problem, kept_old=not first)
+        event = "upgrade_failed" if generation.for_upgrade else "reload_failed"
+        self.log.write(event, "error", problem=problem, kept_old=not first)
+        if not first:
+            self.manager.ready()
         if not generation.processes():
             self.generations.remove(generation)
         if first:
@@ -353,24 +414,44 @@ class Broker:
 
     def _reloads(self) -> bool:
         """Whether a config is being read, or processes are being started with it."""
-        return bool(self.reader) or any(generation.state == STARTING for generation in self.generations)
+        return bool(self.inquiry) or any(generation.state == STARTING for generation in self.generations)
 
-    def _read_config(self) -> None:
+    def _renew(self, for_upgrade: bool = False) -> None:
         """Have the config read and checked; `_config_read` goes on when that is done."""
+
+        def answered(said: bytes, _status: int) -> None:
+            self._config_read(config_answer(said), for_upgrade)
+
         try:
-            self.reader = reader = ConfigReader(self.config_path, time.monotonic())
+            self._ask(read_config(self.config_path, time.monotonic()), answered)
         except OSError as error:
             problem = f"no process can be started: {error.strerror}"
-            self.log.write("reload_failed", "error", problem=problem, kept_old=True)
+            event = "upgrade_failed" if for_upgrade else "reload_failed"
+            self.log.write(event, "error", problem=problem, kept_old=True)
             return
+        self.log.write("upgrade_started" if for_upgrade else "reload_started", config=self.config_path)
+        self.manager.starts_over()
+
+    def _ask(self, inquiry: Inquiry, then: Callable[[bytes, int], None]) -> None:
+        """Go on with `then`, what the process has said and its exit status, when it has ended."""
 
         def readable() -> None:
-            if not reader.read():
+            if not inquiry.read():
                 self.ending += 1
-                self._unwatch(reader.fd)
+                self._unwatch(inquiry.fd)
 
-        self._watch(reader.fd, readable)
-        self.log.write("reload_started", config=self.config_path)
+        self.inquiry, self.when_answered = inquiry, then
+        self._watch(inquiry.fd, readable)
+
+    def _inquiry_ended(self, inquiry: Inquiry, status: int) -> None:
+        self.inquiry = None
+        if inquiry.fd in self.handlers:
+            self._unwatch(inquiry.fd)
+        else:
+            self.ending -= 1
+        said = inquiry.said()
+        if self.stop_at is None:
+            self.when_answered(said, status)
 
     def _watch_certificates(self, pairs: list[list[str]]) -> None:
         """Watch the files of the certificates that are to be used from here on, before anybody reads them."""
@@ -385,34 +466,87 @@ class Broker:
         path = certificates.changed(now)
         if path:
             self.log.write("certificate_changed", path=path)
-            self._read_config()
+            self._renew()
 
-    def _config_read(self, reader: ConfigReader) -> None:
-        """The process that read the config has ended: take what it said, or keep the old config."""
-        self.reader = None
-        if reader.fd in self.handlers:
-            self._unwatch(reader.fd)
-        else:
-            self.ending -= 1
-        answer = reader.answer()
-        if self.stop_at is not None:
-            return
+    def _config_read(self, answer: dict[str, Any], for_upgrade: bool) -> None:
+        """Start processes with the config that was read, or keep the old one."""
         if "settings" not in answer:
-            self.log.write("config_rejected", "error", config=self.config_path, problems=answer["errors"])
+            self._config_rejected(answer["errors"])
             return
         for warning in answer["warnings"]:
             self.log.write("config_warning", "warning", problem=warning)
-        self._apply(answer["settings"])
-
-    def _apply(self, plain: dict[str, Any]) -> None:
+        plain = answer["settings"]
         try:
-            _prepare_run_directory(plain["broker"]["run_dir"])
+            starting.prepare_run_directory(plain["broker"]["run_dir"])
             listening = self._listen(plain["broker"])
-        except StartFailed as error:
-            self.log.write("config_rejected", "error", config=self.config_path, problems=[str(error)])
+        except starting.StartFailed as error:
+            self._config_rejected([str(error)])
             return
         self._watch_certificates(plain["broker"]["tls_certificates"])
-        self._start_generation(plain, listening)
+        self._start_generation(plain, listening, for_upgrade)
+
+    def _config_rejected(self, problems: list[str]) -> None:
+        self.log.write("config_rejected", "error", config=self.config_path, problems=problems)
+        self.manager.ready()
+
+    # Upgrade
+
+    def _state(self) -> dict[str, Any]:
+        """What the next broker has to know."""
+        return upgrade.handed_over(
+            self.log,
+            self.listening,
+            self.generations,
+            sessions=self.sessions.handed_over(),
+            inherited=bool(self.inherited),
+            notify_socket=self.manager.address,
+            watchdog_s=self.manager.watchdog_s,
+        )
+
+    def _try_next_broker(self, generation: Generation) -> None:
+        """The new version's auth and fronts are ready: see whether its broker can take over."""
+
+        def tried(said: bytes, status: int) -> None:
+            if generation.state != STARTING:
+                return  # one of its processes has died meanwhile, and that is known
+            if status:
+                # The last line of a traceback, if nothing better.
+                reason = said.decode("utf-8", "backslashreplace").strip().rpartition("\n")[2]
+                self._starting_failed(generation, reason or f"its broker ended with status {status}")
+                return
+            error = upgrade.become_next(self.config_path, self._state())
+            self._starting_failed(generation, f"its broker can't be executed: {error.strerror}")
+
+        try:
+            self._ask(upgrade.start_trial(self.config_path, self._state(), time.monotonic()), tried)
+        except OSError as error:
+            self._starting_failed(generation, f"no process can be started: {error.strerror}")
+
+    def take_over(self, state: dict[str, Any]) -> Generation:
+        """
+        Know all that the broker before knew, and touch none of it; returns the generation that is to serve.
+
+        Raises:
+            NotTakenOver: it was another version, which handed over otherwise.
+        """
+        upgrade.check(state)
+        self.manager = ServiceManager(state["notify_socket"], state["watchdog_s"])
+        self.listening, self.generations = upgrade.taken_over(state, self.log)
+        if state["inherited"]:
+            self.inherited = self.listening
+        self.sessions.take_over(state["sessions"])
+        for generation in self.generations:
+            for process in generation.processes():
+                self._supervise(process)
+        newest = self.generations[-1]
+        self._adopt(newest.settings)
+        self._watch_certificates(self.settings.tls_certificates)
+        return newest
+
+    def go_on(self, newest: Generation, before: str) -> None:
+        """Serve with the generation that the broker of version `before` has started."""
+        self.log.write("upgrade_finished", version=__version__, before=before, pid=os.getpid())
+        self._became_ready(newest)
 
     # Stopping
 
@@ -424,6 +558,7 @@ class Broker:
         self.stop_at = now + self.settings.grace_time_s
         grace = self.settings.grace_time_s
         self.log.write("shutdown_started", sessions=len(self.sessions.running), grace_time_s=grace)
+        self.manager.stops(grace + 2 * END_TIMEOUT_S)
         for generation in self.generations:
             for sock in generation.listening.values():
                 sock.close()
@@ -442,49 +577,6 @@ class Broker:
                 os.kill(pid, signals.KILL)
 
 
-def _prepare_run_directory(run_dir: str) -> None:
-    """Make the empty directory in which the fronts are jailed."""
-    if os.geteuid() != 0:
-        return
-    try:
-        os.makedirs(os.path.join(run_dir, "empty"), 0o755, exist_ok=True)
-    except OSError as error:
-        raise StartFailed(f"server.run_dir: {run_dir}: {error.strerror}") from error
-
-
-def _drain_pipe(fd: int) -> None:
-    try:
-        os.read(fd, 4096)
-    except BlockingIOError:
-        return
-
-
-def _read_boot_id() -> bytes:
-    """The kernel's name for this boot: after another one, a cache may be torn that looks whole."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-            return file.read(64).strip().replace(b"-", b"")
-    except OSError:
-        return b""
-
-
-def _forget_standard_files() -> None:
-    """0, 1 and 2 become /dev/null, for the sessions too: nobody may write into a mail user's stream."""
-    null = os.open("/dev/null", os.O_RDWR)
-    for fd in range(3):
-        os.dup2(null, fd)
-    if null > 2:
-        os.close(null)
-
-
-def _close_import_system() -> None:
-    """After this nothing can be imported: in a jail an import would run the user's file."""
-    sys.path.clear()
-    sys.meta_path.clear()
-    sys.path_hooks.clear()
-    sys.path_importer_cache.clear()
-
-
 def _rehearse(broker: Broker) -> None:
     folder = broker.settings.run_dir if os.geteuid() == 0 else "/tmp"
     try:
@@ -495,28 +587,42 @@ def _rehearse(broker: Broker) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run as the broker: `broker CONFIG SETTINGS_FD`, log on descriptor 1."""
-    config_path, settings_fd = arguments
-    plain = read_settings(int(settings_fd))
-    log_settings = plain["broker"]
-    console = log_settings["log_format"] == "console" or (
-        log_settings["log_format"] == "auto" and os.isatty(1)
-    )
-    log = Log(open_log(1), "broker", console)
+    """
+    Run as the broker: `broker CONFIG SETTINGS_FD`, log on descriptor 1.
+
+    With `trial` behind that it is only seen whether it could take over from the broker that asks.
+    """
+    config_path, settings_fd, *trial = arguments
+    handed = read_settings(int(settings_fd))
+    before = handed.get("upgrade")
+    plain = before["generations"][-1]["settings"] if before else handed
+    log_fd = before["log_fd"] if before else open_log(1)
+    log_format = plain["broker"]["log_format"]
+    console = log_format == "console" or (log_format == "auto" and os.isatty(log_fd))
+    log = Log(log_fd, "broker", console)
     broker = Broker(config_path, log)
-    broker.heed_signals()
     try:
-        broker.start(plain)
-    except StartFailed as error:
+        if before:
+            newest = broker.take_over(before)
+            if trial:
+                _rehearse(broker)
+                return 0
+            broker.heed_signals()
+        else:
+            broker.heed_signals()
+            broker.start(plain, handed["surroundings"])
+    except (starting.StartFailed, upgrade.NotTakenOver) as error:
         print(f"gpop: {error}", file=sys.stderr)
         return 1
     _rehearse(broker)
-    _forget_standard_files()
-    _close_import_system()
+    starting.forget_standard_files()
+    starting.close_import_system()
     gc.collect()
     gc.freeze()
     gc.disable()
     try:
+        if before:
+            broker.go_on(newest, before["version"])
         return broker.run()
     except Exception as error:
         # The one outermost handler; without it nobody would ever know. Fronts and auth end with us.

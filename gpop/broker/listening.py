@@ -8,6 +8,11 @@ whichever process: nobody sets it again.
 from __future__ import annotations
 
 import _socket
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # The sockets listened on, by (address, whether TLS begins at once).
 Listening = dict[tuple[str, bool], _socket.socket]
@@ -26,11 +31,7 @@ def listening_socket(address: str) -> _socket.socket:
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
         if family == _socket.AF_INET6:
             sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 1)
-        # A multi-line response ends with a short segment; Nagle would hold it back for 40 ms.
-        sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
-        for option, value in KEEPALIVE.items():
-            sock.setsockopt(_socket.IPPROTO_TCP, option, value)
+        _set_options(sock)
         sock.bind((host.strip("[]"), int(port)))
         sock.listen(LISTEN_BACKLOG)
         sock.setblocking(False)
@@ -38,6 +39,31 @@ def listening_socket(address: str) -> _socket.socket:
         sock.close()
         raise
     return sock
+
+
+def inherited_sockets(descriptors: Iterable[tuple[int, bool]]) -> Listening:
+    """
+    Return the sockets that others have opened for us: (descriptor, whether TLS begins at once).
+
+    `launch` has checked what they are. One that does not listen is a connection.
+    """
+    sockets: Listening = {}
+    for fd, tls in descriptors:
+        os.set_inheritable(fd, False)
+        sock = _socket.socket(fileno=fd)
+        _set_options(sock)
+        # A session waits in blocking calls on its connection; a front never on a listening socket.
+        sock.setblocking(not sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN))
+        sockets[spelled(sock), tls] = sock
+    return sockets
+
+
+def _set_options(sock: _socket.socket) -> None:
+    # A multi-line response ends with a short segment; Nagle would hold it back for 40 ms.
+    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE.items():
+        sock.setsockopt(_socket.IPPROTO_TCP, option, value)
 
 
 def spelled(sock: _socket.socket) -> str:

@@ -33,6 +33,10 @@ FAILURES = {
 }
 DEATH = ("session_died", "error")
 
+# What the broker needs to know of a login whose session runs, and what it does not.
+HANDED_OVER = ("uid", "maildir", "login_id", "account", "peer")
+NOT_HANDED_OVER = {"gid": 0, "groups": (), "home": b"", "dialogue": 0, "utf8": 0, "language": ""}
+
 
 class Sessions:
     """
@@ -108,11 +112,33 @@ class Sessions:
         except OSError:
             _refuse(fds[1], "SYS/TEMP", "fork_failed")
             return
+        self._note(pid, login, key)
+
+    def _note(self, pid: int, login: bytes, key: bytes) -> None:
         self.running[pid] = login
         if key in self._by_maildrop:
             self._by_maildrop[key].add(pid)
         else:
             self._by_maildrop[key] = {pid}
+
+    def handed_over(self) -> list[tuple[int, dict[str, Any]]]:
+        """
+        Return, for the broker after an upgrade, the sessions: by pid, what has to be known of a login.
+
+        The processes that are reused stay out: the exec closes their channels, so that those which are free
+        end, and those which serve a login end after it, as a session that is not reused does.
+        """
+        sessions = []
+        for pid, login in self.running.items():
+            fields = messages.decode(login).fields
+            sessions.append((pid, {name: fields[name] for name in HANDED_OVER}))
+        return sessions
+
+    def take_over(self, sessions: list[tuple[int, dict[str, Any]]]) -> None:
+        """Have the sessions that another version's broker has forked, so that limits and the log go on."""
+        for pid, fields in sessions:
+            login = messages.encode(messages.SERVE, **{**NOT_HANDED_OVER, **fields})
+            self._note(pid, login, messages.maildrop_key(login))
 
     def _fork(self, login: bytes, fds: list[int]) -> int:
         # What a session needs is looked up here, where it has been looked up before.

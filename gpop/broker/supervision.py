@@ -33,9 +33,15 @@ SETTLED_S = 60.0
 
 
 class Process:
-    """A front or an auth: its control channel, and whether it is at work."""
+    """
+    A front or an auth: its control channel, and whether it is at work.
 
-    __slots__ = ("control", "generation", "name", "pid", "ready", "started")
+    Attributes:
+        ready: it has said that it is warmed and waits.
+        asked, missed: whether an answer to ALIVE is due, and at how many looks it has not been there.
+    """
+
+    __slots__ = ("asked", "control", "generation", "missed", "name", "pid", "ready", "started")
 
     def __init__(
         self, name: str, pid: int, control: _socket.socket, generation: Generation, now: float
@@ -46,6 +52,18 @@ class Process:
         self.generation = generation
         self.ready = False
         self.started = now
+        self.asked = False
+        self.missed = 0
+
+    def ask(self) -> None:
+        """Have it say that it is at work."""
+        self.asked = True
+        self.tell(messages.encode(messages.ALIVE))
+
+    def answered(self) -> None:
+        """It has said so."""
+        self.asked = False
+        self.missed = 0
 
     def tell(self, octets: bytes, fds: Sequence[int] = ()) -> None:
         """Send it a frame; a process that can't take it is ending or stuck, and its end is seen elsewhere."""
@@ -58,7 +76,18 @@ class Process:
 class Generation:
     """One auth and N fronts from one state of the config."""
 
-    __slots__ = ("auth", "back_off", "fronts", "listening", "log", "missing", "settings", "started", "state")
+    __slots__ = (
+        "auth",
+        "back_off",
+        "for_upgrade",
+        "fronts",
+        "listening",
+        "log",
+        "missing",
+        "settings",
+        "started",
+        "state",
+    )
 
     def __init__(self, settings: dict[str, Any], listening: Listening, log: Log, now: float) -> None:
         self.settings = settings
@@ -66,6 +95,7 @@ class Generation:
         self.log = log
         self.started = now
         self.state = STARTING
+        self.for_upgrade = False  # it is to serve under the next version's broker
         self.auth: Process | None = None
         self.fronts: list[Process] = []
         # When processes that ended are to be started again: (monotonic seconds, name).
@@ -135,8 +165,8 @@ class Generation:
         """Give each front and auth the two ends of a new login socket."""
         if self.auth is None:
             return
-        octets = messages.encode(messages.ATTACH)
         for front in fronts:
+            octets = messages.encode(messages.ATTACH, front=front.pid)
             try:
                 fronts_end, auths_end = channel.pair()
             except OSError:
@@ -179,6 +209,11 @@ class Generation:
         """Whether every process of it has said that it is at work."""
         running = self.processes()
         return len(running) == len(self.wanted()) and all(process.ready for process in running)
+
+    def answers(self) -> bool:
+        """Whether logins can be served: auth and a front have answered what they were asked last."""
+        at_work = [process for process in self.processes() if process.ready and not process.asked]
+        return self.auth in at_work and any(process is not self.auth for process in at_work)
 
     def drain(self, at_once: bool) -> None:
         """Let every process finish what it has and end; `at_once`: peers before login are closed."""

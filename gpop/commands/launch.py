@@ -13,8 +13,10 @@ import os
 import resource
 import signal
 import sys
+from typing import Any
 
 from gpop import programs
+from gpop.commands import surroundings
 from gpop.commands.check_config import report
 from gpop.config import ConfigErrors, reading
 
@@ -22,14 +24,16 @@ from gpop.config import ConfigErrors, reading
 PR_SET_NO_NEW_PRIVS = 38
 
 
-def serve(config_path: str) -> int:
+def serve(config_path: str, given: dict[str, Any] | None = None) -> int:
     """
     Check the config and become the broker; returns only if that can't be, with the exit status.
 
-    Log lines go to standard output, problems found before that to standard error.
+    Log lines go to standard output, problems found before that to standard error. `given`: what
+    who started us has opened for us, from `surroundings`.
     """
-    # Until the broker can heed it (`signals.install`): it must not end a server that is about to start.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    given = given or surroundings.nothing()
+    # Until the broker can heed them (`signals.install`): they must not end a server that is about to start.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGUSR2})
     try:
         settings = reading.load(config_path)
     except ConfigErrors as errors:
@@ -38,21 +42,22 @@ def serve(config_path: str) -> int:
         return 2
     for line in report([], settings.warnings):
         print(f"gpop: {line}", file=sys.stderr)
+    if any(tls for _, tls in given["sockets"]) and not settings.broker.tls_certificates:
+        print("gpop: without a certificate there is no TLS: set tls.certificates", file=sys.stderr)
+        return 2
+    plain = settings.as_plain()
+    if given["one_connection"]:
+        plain["broker"]["fronts"] = 1
     _no_new_privileges()
     # Core dumps would hold mail, and auth's would hold passwords.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o077)
-    settings_fd = programs.settings_file(settings.as_plain())
+    settings_fd = programs.settings_file(plain | {"surroundings": given})
     os.set_inheritable(settings_fd, True)
-    arguments = ["broker", os.path.abspath(config_path), str(settings_fd)]
-    # Symbols resolved before the first fork are not resolved again in every session, and the plain
-    # locale maps no files; Python takes it for UTF-8 all the same (PEP 540).
-    environment = programs.environment() | {"LD_BIND_NOW": "1", "LC_ALL": "C"}
+    command = programs.broker_command([os.path.abspath(config_path), str(settings_fd)])
     sys.stdout.flush()
     os.chdir("/")
-    # Without `site`: each of its pages would be copied into every session.
-    command = [sys.executable, "-I", "-S", programs.MAIN, *arguments]
-    os.execve(sys.executable, command, environment)
+    os.execve(command[0], command, programs.broker_environment())
 
 
 def _no_new_privileges() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
-from gpop.commands import launch
+from gpop.commands import launch, surroundings
 from gpop.config import DEFAULT_PATH
 
 
@@ -15,4 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Become the broker; returns only if it can't."""
-    return launch.serve(args.config)
+    try:
+        given = surroundings.of_service_manager()
+    except surroundings.Unusable as error:
+        print(f"gpop: {error}", file=sys.stderr)
+        return 2
+    return launch.serve(args.config, given)

@@ -30,6 +30,7 @@ class BrokerSettings:
     user: str
     run_dir: str
     grace_time_s: float
+    answer_timeout_s: float
     lock: bool
     max_per_account: int
     first_valid_uid: int

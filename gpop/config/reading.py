@@ -325,7 +325,7 @@ def _as_written(value: object) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the settings in `arguments[0]` for `programs.ConfigReader`; 1 if they cannot be used."""
+    """Print the settings in `arguments[0]` for `programs.config_answer`; 1 if they cannot be used."""
     answer: dict[str, Any]
     try:
         config = load(arguments[0])

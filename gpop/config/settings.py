@@ -211,6 +211,16 @@ SETTINGS: tuple[Setting, ...] = (
         unit="seconds",
     ),
     Setting(
+        "server.answer_timeout_s",
+        30,
+        Seconds(0.1, 3600),
+        "A front or auth that has not answered the broker for so long (up to a third longer) hangs: it is "
+        "killed and another one is started. The broker asks them all the time.",
+        "Too short: on a machine that swaps, processes are killed that would have gone on, and peers of a "
+        "front lose their connection. Too long: so long nobody can log in when one hangs.",
+        unit="seconds",
+    ),
+    Setting(
         "server.run_dir",
         "/run/gpop",
         ABSOLUTE_PATH,

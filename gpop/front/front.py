@@ -155,12 +155,26 @@ class Front:
         listening, self.listening = self.listening, []
         for address, tls, fd in listening:
             plain = socket.socket(fileno=fd)
+            if not plain.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                self._serve_one(plain, address, tls)
+                continue
             listener = gevent.socket.socket(plain.family, plain.type, plain.proto, plain.detach())
             server = Listener(listener, self._accepted, spawn=self._spawn)
             server.proxied, server.tls = address in self.settings.proxy_listen, tls
             server.start()
             self.servers.append(server)
         self.logger.info("front_started", pid=os.getpid())
+
+    def _serve_one(self, client: socket.socket, address: str, tls: bool) -> None:
+        """Serve a connection that somebody else, inetd, has accepted; there will be no other one."""
+        plain = _socket.socket(client.family, _socket.SOCK_STREAM, 0, client.detach())
+        try:
+            peer = plain.getpeername()
+        except OSError:
+            plain.close()  # it has gone already
+        else:
+            self._spawn(self._accepted, plain, peer, address in self.settings.proxy_listen, tls)
+        self.drain(at_once=False)
 
     def _spawn(self, *task: Any) -> None:
         """
@@ -261,6 +275,8 @@ class Front:
                 self._attach(fds[0])
             elif frame.kind == messages.DRAIN:
                 self.drain(at_once=bool(frame.fields["at_once"]))
+            elif frame.kind == messages.ALIVE:
+                channel.send(self.control, messages.encode(messages.ALIVE))
 
     def _attach(self, fd: int) -> None:
         """Take over a way to auth. The first one says that all the others are ready, too: accept."""

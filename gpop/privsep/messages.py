@@ -19,7 +19,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-VERSION = 1
+# To be raised when a frame changes: during an upgrade processes of two versions talk, and a process that
+# gets a frame of another version ends the conversation instead of misreading it.
+VERSION = 2
 HEADER = struct.Struct("!BBH")
 INTEGER = struct.Struct("!q")
 LENGTH = struct.Struct("!H")
@@ -37,7 +39,7 @@ MAX_SERVE_OCTETS = 20480  # a SERVE frame with long paths and all its groups
 INT, OCTETS, TEXT, INTS = range(4)
 
 LOGIN, ACCEPTED, REFUSED, SERVE, PIPELINED, SERVING, TOTALS, NOTED, READY, ATTACH, DRAIN = range(1, 12)
-RELAYED_LOGIN = 12
+RELAYED_LOGIN, ALIVE, CUT_OFF = range(12, 15)
 # Between the broker and an administrator's command.
 LIST_SESSIONS, SESSION_LIST, KICK, KICKED = range(32, 36)
 CONTROL_SOCKET = "control"  # in server.run_dir
@@ -157,8 +159,8 @@ FRAMES = {
     NOTED: FrameKind("noted", 0, ("event", TEXT, 64), ("detail", TEXT, 2048)),
     # front or auth -> broker: warmed, dropped, at work. A session process that is reused: free again.
     READY: FrameKind("ready", 0),
-    # broker -> auth: a front's login socket. broker -> front: its login socket to auth.
-    ATTACH: FrameKind("attach", 1),
+    # broker -> auth: a front's login socket. broker -> front: its login socket to auth. `front` is its pid.
+    ATTACH: FrameKind("attach", 1, ("front", INT, 0)),
     # an administrator's command -> broker, and the answers. The list is in the descriptor: the SERVE frames
     # of the sessions that run, each behind a SESSION_RECORD.
     LIST_SESSIONS: FrameKind("list_sessions", 0),
@@ -167,6 +169,10 @@ FRAMES = {
     KICKED: FrameKind("kicked", 0, ("sessions", INT, 0)),
     # broker -> front or auth: take nothing new, end when done; at_once: drop peers before login.
     DRAIN: FrameKind("drain", 0, ("at_once", INT, 0)),
+    # broker -> front or auth: are you at work? The same back, in its turn: yes.
+    ALIVE: FrameKind("alive", 0),
+    # auth -> broker: it ended the conversation with that front, which is to be replaced.
+    CUT_OFF: FrameKind("cut_off", 0, ("front", INT, 0)),
 }
 
 
@@ -197,8 +203,8 @@ KEY_PATH_AT = INTEGER.size + LENGTH.size
 
 
 def kind_of(octets: bytes) -> int:
-    """Return the kind that a frame says it is, without decoding it; 0 if it is too short for one."""
-    return octets[1] if len(octets) >= HEADER.size else 0
+    """Return the kind that a frame says it is, without decoding it; 0 if it is none of this version."""
+    return octets[1] if len(octets) >= HEADER.size and octets[0] == VERSION else 0
 
 
 def maildrop_key(octets: bytes) -> bytes:

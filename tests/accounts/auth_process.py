@@ -173,7 +173,8 @@ class AuthProcess:
 
     def front(self) -> FakeFront:
         ours, theirs = channel.pair()
-        channel.send(self.control, messages.encode(messages.ATTACH), [theirs.fileno()])
+        attach = messages.encode(messages.ATTACH, front=len(self.fronts) + 1)
+        channel.send(self.control, attach, [theirs.fileno()])
         theirs.close()
         self.fronts.append(FakeFront(ours))
         return self.fronts[-1]
@@ -190,6 +191,13 @@ class AuthProcess:
         assert frame.kind == messages.SERVE
         channel.check_login_descriptors(*fds)
         return frame, fds
+
+    def cut_off(self) -> FakeFront:
+        """The front of which auth tells the broker next that it has to be replaced."""
+        self.control.settimeout(DEADLINE_S)
+        frame, _ = channel.receive(self.control)
+        assert frame.kind == messages.CUT_OFF
+        return self.fronts[frame.fields["front"] - 1]
 
     def drain(self, at_once: bool = False) -> None:
         channel.send(self.control, messages.encode(messages.DRAIN, at_once=int(at_once)))

@@ -236,11 +236,12 @@ def broken_front(auth: AuthProcess) -> FakeFront:
 
 
 def assert_ended(auth: AuthProcess, front: FakeFront, problem: str) -> None:
-    """The conversation is over, nothing of it is left open, and others go on."""
+    """The conversation is over, nothing of it is left open, the broker knows, and others go on."""
     front.socket.settimeout(20)
     assert front.socket.recv(1) == b""
     assert front.logins[-1].closed()
     assert problem in auth.events("frame_rejected")[-1]["problem"]
+    assert auth.cut_off() is front
     other = auth.front()
     assert accepted_by(auth, other.login(b"joe", b"secret", "127.9.2.99")) == "passwd-file"
 

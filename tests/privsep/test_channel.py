@@ -44,7 +44,7 @@ def test_descriptors_arrive_and_are_closed_on_exec(ends):
     """A descriptor that was sent is the receiver's own, and no program it starts inherits it."""
     ours, theirs = ends
     reading, writing = os.pipe()
-    channel.send(ours, messages.encode(messages.ATTACH), [writing])
+    channel.send(ours, messages.encode(messages.ATTACH, front=1), [writing])
     os.close(writing)
     frame, fds = channel.receive(theirs)
     assert frame.kind == messages.ATTACH

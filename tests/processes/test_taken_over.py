@@ -82,7 +82,7 @@ class PlayedBroker:
         assert channel.receive(self.control)[0].kind == messages.READY
         self.logins, fronts_end = channel.pair()
         self.logins.settimeout(DEADLINE_S)
-        channel.send(self.control, messages.encode(messages.ATTACH), [fronts_end.fileno()])
+        channel.send(self.control, messages.encode(messages.ATTACH, front=self.pid), [fronts_end.fileno()])
         fronts_end.close()
 
     def connect(self) -> socket.socket:
@@ -395,13 +395,17 @@ def test_a_front_that_sends_the_broker_what_it_may_not_is_ended(captured, octets
 @needs_root
 @pytest.mark.parametrize("wrong", ["kind", "noise", "one", "three", "file", "datagrams", "peer"])
 def test_auth_hears_no_more_of_a_front_that_sends_it_what_it_may_not(captured, wrong):
-    """Another kind of frame, noise, descriptors too many or of another kind, the name of another peer."""
+    """
+    Another kind of frame, noise, descriptors too many or of another kind, the name of another peer.
+
+    Such a front could serve nobody any more: it is ended, and another one started.
+    """
     client, stream = _tcp_pair()
     ours, theirs = channel.pair()
     fds = [stream.fileno(), theirs.fileno()]
     octets = messages.encode(messages.LOGIN, **login_fields())
     if wrong == "kind":
-        octets = messages.encode(messages.ATTACH)
+        octets = messages.encode(messages.ATTACH, front=1)
     elif wrong == "noise":
         octets = os.urandom(1000)
     elif wrong == "peer":
@@ -417,6 +421,8 @@ def test_auth_hears_no_more_of_a_front_that_sends_it_what_it_may_not(captured, w
     assert captured.server.wait_for_event("frame_rejected")["process"] == "auth"
     with pytest.raises(OSError):
         captured.login(stream, theirs)
+    rejected = captured.server.wait_for_event("frame_rejected", process="broker")
+    assert (rejected["sender"], rejected["pid"]) == ("front", captured.pid)
     for sock in (client, stream, ours, theirs):
         sock.close()
 

@@ -1,0 +1,63 @@
+"""
+EDGE: what the broker does once, around its start: its folders, its standard files, the end of imports.
+
+Executed by the broker, as root, before the first login.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+class StartFailed(Exception):
+    """gpop can't start; the text says why."""
+
+
+def prepare_run_directory(run_dir: str) -> None:
+    """
+    Make the empty directory in which the fronts are jailed.
+
+    Raises:
+        StartFailed: it can't be made.
+    """
+    if os.geteuid() != 0:
+        return
+    try:
+        os.makedirs(os.path.join(run_dir, "empty"), 0o755, exist_ok=True)
+    except OSError as error:
+        raise StartFailed(f"server.run_dir: {run_dir}: {error.strerror}") from error
+
+
+def drain_pipe(fd: int) -> None:
+    """Read what a signal has written."""
+    try:
+        os.read(fd, 4096)
+    except BlockingIOError:
+        return
+
+
+def read_boot_id() -> bytes:
+    """The kernel's name for this boot: after another one, a cache may be torn that looks whole."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read(64).strip().replace(b"-", b"")
+    except OSError:
+        return b""
+
+
+def forget_standard_files() -> None:
+    """0, 1 and 2 become /dev/null, for the sessions too: nobody may write into a mail user's stream."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    if null > 2:
+        os.close(null)
+
+
+def close_import_system() -> None:
+    """After this nothing can be imported: in a jail an import would run the user's file."""
+    sys.path.clear()
+    sys.meta_path.clear()
+    sys.path_hooks.clear()
+    sys.path_importer_cache.clear()
