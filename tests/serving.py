@@ -146,12 +146,14 @@ class Site:
 class Server:
     """`gpop serve` on a site, started and ready; `with` stops it."""
 
-    def __init__(self, site: Site, ready: bool = True) -> None:
+    def __init__(self, site: Site, ready: bool = True, program: Path | None = None) -> None:
+        """`program`: the __main__.py of another installation than this one."""
         self.site = site
         self.log_path = site.path / f"log{next(_counter)}"
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gpop", "serve", "--config", str(site.config)],
+                [sys.executable, *(["-I", str(program)] if program else ["-m", "gpop"])]
+                + ["serve", "--config", str(site.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

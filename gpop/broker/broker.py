@@ -69,6 +69,7 @@ class Broker:
         self.ending = 0  # processes whose channel has closed and whose exit status is to come
         self.inquiry: Inquiry | None = None
         self.when_answered: Callable[[bytes, int], None] = lambda _said, _status: None
+        self.successor: Generation | None = None  # it serves as soon as the next version's broker does
         self.manager = ServiceManager("", 0)
         self.liveness = Liveness()
         # Sockets that we were given: then the config has no say in what is listened on.
@@ -215,6 +216,8 @@ class Broker:
         return min(next_look_ms, IDLE_POLL_MS) if self.sessions.reuse.pids() else next_look_ms
 
     def _keep_time(self, now: float) -> None:
+        if self.successor:
+            self._give_way(self.successor)
         for generation in self.generations:
             if generation.missing:
                 self._start_missing(generation, now)
@@ -514,13 +517,20 @@ class Broker:
                 reason = said.decode("utf-8", "backslashreplace").strip().rpartition("\n")[2]
                 self._starting_failed(generation, reason or f"its broker ended with status {status}")
                 return
-            error = upgrade.become_next(self.config_path, self._state())
-            self._starting_failed(generation, f"its broker can't be executed: {error.strerror}")
+            # Not here: we may be amid a login, which would be lost with our memory.
+            self.successor = generation
 
         try:
             self._ask(upgrade.start_trial(self.config_path, self._state(), time.monotonic()), tried)
         except OSError as error:
             self._starting_failed(generation, f"no process can be started: {error.strerror}")
+
+    def _give_way(self, generation: Generation) -> None:
+        """Become the next version's broker; if that can't be, go on as before."""
+        self.successor = None
+        if generation.state == STARTING:
+            error = upgrade.become_next(self.config_path, self._state())
+            self._starting_failed(generation, f"its broker can't be executed: {error.strerror}")
 
     def take_over(self, state: dict[str, Any]) -> Generation:
         """

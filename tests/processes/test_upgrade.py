@@ -1,0 +1,242 @@
+"""SIGUSR2: the installed version takes over, in the same process, and nobody loses a connection."""
+
+from __future__ import annotations
+
+import os
+import poplib
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import gpop
+from tests.serving import FAULTS, PASSWORD, Server, Site, wait_until
+
+MESSAGE = b"Subject: one\n\nbody\n"
+
+
+class Installation:
+    """A copy of the package, which can be replaced by another version of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.package = folder / "gpop"
+        shutil.copytree(Path(gpop.__file__).parent, self.package, ignore=shutil.ignore_patterns("__pycache__"))
+        self.program = self.package / "__main__.py"
+        self.version = gpop.__version__
+
+    def change(self, module: str, old: str, new: str) -> None:
+        """Change one line of a module, as an update does."""
+        path = self.package / module
+        text = path.read_text()
+        assert old in text
+        path.unlink()
+        path.write_text(text.replace(old, new))
+        # Whole seconds and the size are what tells Python that its compiled file is old.
+        shutil.rmtree(path.parent / "__pycache__", ignore_errors=True)
+
+    def update(self, version: str) -> None:
+        """Install a version which is known by its number, and by how its sessions say goodbye."""
+        self.change("__init__.py", f'"{self.version}"', f'"{version}"')
+        old = "bye" if self.version == gpop.__version__ else f"bye from {self.version}"
+        self.change("session/conversation.py", f'ok("{old}")', f'ok("bye from {version}")')
+        self.version = version
+
+
+@pytest.fixture
+def installed(make_site):
+    """A function that starts gpop from an installation of its own; returns both."""
+    servers = []
+
+    def start(**settings) -> tuple[Server, Installation]:
+        site: Site = make_site(**settings)
+        installation = Installation(site.path)
+        servers.append(Server(site, program=installation.program))
+        return servers[-1], installation
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+def upgrade(server: Server, count: int = 1) -> dict:
+    """Have the broker take over what is installed, for the `count`th time."""
+    server.process.send_signal(signal.SIGUSR2)
+    return server.wait_for_event("upgrade_finished", count)
+
+
+def test_old_sessions_end_in_the_old_code_and_new_ones_start_in_the_new(installed):
+    """The same process and the same sockets; the old session's limit, lock and end are still known."""
+    server, installation = installed(session__max_per_account=2, session__lock_wait_s=0.1)
+    server.site.deliver(MESSAGE)
+    broker = server.process.pid
+    with server.login() as old, server.connect() as undecided:
+        assert old.ask("DELE 1").startswith(b"+OK")
+        before = server.children()
+        installation.update("0.2.0")
+        finished = upgrade(server)
+        assert (finished["pid"], finished["version"]) == (broker, "0.2.0")
+        assert finished["before"] == gpop.__version__
+        server.wait_for_event("reload_finished")
+        assert set(server.pids("session")) == {pid for pid, kind in before.items() if kind == "session"}
+        # The lock is the old session's, and it counts among those of the account.
+        with server.connect() as waiting:
+            waiting.ask("USER user0")
+            waiting.send(f"PASS {PASSWORD}\r\n".encode())
+            assert waiting.line().startswith(b"-ERR [IN-USE]")
+        assert old.ask("QUIT") == b"+OK bye"
+        assert server.site.files() == []
+        wait_until(lambda: not server.pids("session"))
+        # It was greeted by an old front, and its login is decided by an old auth: served all the same.
+        undecided.ask("USER user0")
+        assert undecided.ask(f"PASS {PASSWORD}").startswith(b"+OK")
+        assert undecided.ask("QUIT") == b"+OK bye from 0.2.0"
+    wait_until(lambda: len(server.children()) == 2, what=lambda: server.children())
+    assert not server.events("session_died", "process_ended", "frame_rejected", "session_unreported")
+    assert server.stop() == 0
+    assert server.events()[-1]["event"] == "broker_stopped"
+
+
+def test_limits_count_what_was_started_before(installed):
+    """A session of before the upgrade is one of its account's; when it dies the new broker says whose it was."""
+    server, installation = installed(session__max_per_account=1)
+    with server.login():
+        (session,) = server.pids("session")
+        installation.update("0.2.0")
+        upgrade(server)
+        with server.connect() as other:
+            other.ask("USER user0")
+            assert other.ask(f"PASS {PASSWORD}").startswith(b"-ERR [IN-USE]")
+        assert server.wait_for_event("login_refused")["reason"] == "too_many_sessions"
+        os.kill(session, signal.SIGKILL)
+    died = server.wait_for_event("session_died")
+    assert (died["pid"], died["account"], died["signal"]) == (session, "user0", "SIGKILL")
+    assert died["peer"] == "127.0.0.1"
+    server.pop().quit()
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new", "said"),
+    [
+        ("broker/broker.py", "class Broker:", "class Broker", "SyntaxError"),
+        ("broker/broker.py", "def take_over(self, state", "def take_over_not(self, state", "AttributeError"),
+        ("broker/upgrade.py", "FORMAT = 1", "FORMAT = 2", "this upgrade needs a restart"),
+        ("front/front.py", "import gevent\n", "import gevent_that_is_missing\n", "front ended"),
+        ("session/session.py", "import errors, hit, lock", "import errors, hit, padlock", "ImportError"),
+    ],
+    ids=["broken", "forgetful", "format", "front", "session"],
+)
+def test_a_version_that_does_not_start_leaves_the_old_one_serving(installed, module, old, new, said):
+    """Of its broker, too, there is a trial; what is wrong is in the log, and when it is mended all goes well."""
+    server, installation = installed()
+    with server.login() as dialogue:
+        before = server.children()
+        installation.update("0.2.0")
+        installation.change(module, old, new)
+        server.process.send_signal(signal.SIGUSR2)
+        failed = server.wait_for_event("upgrade_failed")
+        assert failed["kept_old"] and said in failed["problem"]
+        wait_until(lambda: server.children() == before)
+        assert dialogue.ask("QUIT") == b"+OK bye"
+    server.pop().quit()
+    installation.change(module, new, old)
+    upgrade(server)
+    with server.login() as dialogue:
+        assert dialogue.ask("QUIT") == b"+OK bye from 0.2.0"
+
+
+def test_an_upgrade_with_a_config_that_is_refused_changes_nothing(installed):
+    """The new version reads it first, and says what it does not like."""
+    server, installation = installed()
+    before = server.children()
+    server.site.write_config(server__fronts=0)
+    installation.update("0.2.0")
+    server.process.send_signal(signal.SIGUSR2)
+    assert "server.fronts" in server.wait_for_event("config_rejected")["problems"][0]
+    assert server.children() == before
+    with server.login() as dialogue:
+        assert dialogue.ask("QUIT") == b"+OK bye"
+
+
+def test_signals_during_an_upgrade_come_after_it(installed):
+    """Reloads and upgrades that are asked for all at once, from the first moment on; and then a stop."""
+    server, installation = installed()
+    installation.update("0.2.0")
+    for number in (signal.SIGHUP, signal.SIGUSR2, signal.SIGHUP, signal.SIGUSR2):
+        server.process.send_signal(number)
+    server.wait_for_event("upgrade_started")
+    while not server.events("upgrade_finished"):
+        server.process.send_signal(signal.SIGHUP)
+        time.sleep(0.01)  # a signal in every moment of the upgrade, not a wait
+    server.wait_for_event("reload_finished", 2)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(20) == 0
+    assert server.events()[-1]["event"] == "broker_stopped"
+    assert not server.events("upgrade_failed", "reload_failed", "process_ended")
+
+
+def test_processes_that_are_reused_end_with_their_login(installed):
+    """They are old code: free ones end at once, the others after the login that they serve."""
+    server, installation = installed(session__reuse_below="/tmp")
+    with server.login() as old:
+        installation.update("0.2.0")
+        upgrade(server)
+        assert old.ask("QUIT") == b"+OK bye"
+        wait_until(lambda: not server.pids("session"))
+    with server.login() as new:
+        assert new.ask("QUIT") == b"+OK bye from 0.2.0"
+    assert not server.faults()
+
+
+class Load(threading.Thread):
+    """A client that polls, again and again, and counts what went wrong."""
+
+    def __init__(self, port: int, name: str) -> None:
+        super().__init__(daemon=True)
+        self.port, self.account = port, name
+        self.done, self.stopped, self.problems = 0, False, []
+
+    def run(self) -> None:
+        while not self.stopped:
+            try:
+                client = poplib.POP3("127.0.0.1", self.port, timeout=30)
+                client.user(self.account)
+                client.pass_(PASSWORD)
+                assert client.stat()[0] == 1 and len(client.retr(1)[1]) == 3
+                client.quit()
+                self.done += 1
+            except (OSError, poplib.error_proto, AssertionError) as error:
+                self.problems.append(repr(error))
+
+
+def test_reloads_and_upgrades_under_load_fail_nobody(installed):
+    """Six reloads and three upgrades, to another version each: no connection, login or reply is lost."""
+    accounts = 4
+    server, installation = installed(accounts=accounts)
+    for name in server.site.names:
+        server.site.deliver(MESSAGE, name)
+    clients = [Load(server.port, name) for name in server.site.names]
+    for client in clients:
+        client.start()
+    for number in range(1, 4):
+        for _ in range(2):
+            finished = len(server.events("reload_finished"))
+            server.process.send_signal(signal.SIGHUP)
+            server.wait_for_event("reload_finished", finished + 1)
+        installation.update(f"0.{number + 1}.0")
+        upgrade(server, number)
+        served = sum(client.done for client in clients)
+        wait_until(lambda served=served: sum(client.done for client in clients) > served + 5)
+    for client in clients:
+        client.stopped = True
+    for client in clients:
+        client.join(30)
+    problems = [problem for client in clients for problem in client.problems]
+    assert problems == [], server.events("login_refused", *FAULTS)
+    assert all(client.done > 3 for client in clients)
+    assert not server.faults()
+    versions = [event["version"] for event in server.events("upgrade_finished")]
+    assert versions == ["0.2.0", "0.3.0", "0.4.0"]
+    assert server.stop() == 0
