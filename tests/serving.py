@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = os.geteuid() == 0
@@ -143,17 +144,33 @@ class Site:
         shutil.rmtree(self.path)
 
 
+def gpop_command(*arguments: str, program: Path | None = None) -> list[str]:
+    """The command line of this gpop, or of another installation's __main__.py."""
+    return [sys.executable, *(["-I", str(program)] if program else ["-m", "gpop"]), *arguments]
+
+
 class Server:
     """`gpop serve` on a site, started and ready; `with` stops it."""
 
-    def __init__(self, site: Site, ready: bool = True, program: Path | None = None) -> None:
-        """`program`: the __main__.py of another installation than this one."""
+    def __init__(
+        self,
+        site: Site,
+        ready: bool = True,
+        program: Path | None = None,
+        started_by: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """
+        Start it. `program`: the __main__.py of another installation than this one.
+
+        `started_by`: a command that becomes, in the same process, the command that follows it.
+        """
         self.site = site
         self.log_path = site.path / f"log{next(_counter)}"
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *(["-I", str(program)] if program else ["-m", "gpop"])]
-                + ["serve", "--config", str(site.config)],
+                [*started_by, *gpop_command("serve", "--config", str(site.config), program=program)],
+                env=os.environ | (environment or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

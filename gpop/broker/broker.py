@@ -376,13 +376,18 @@ class Broker:
         for process in generation.processes():
             process.ask()
         fields: dict[str, Any] = {"listen": self.addresses(tls=False), "pid": os.getpid()}
-        if self.settings.listen_tls:
-            fields["listen_tls"] = self.addresses(tls=True)
+        with_tls = self.addresses(tls=True)
+        if with_tls:
+            fields["listen_tls"] = with_tls
         fields["fronts"] = self.settings.fronts
         if old:
             self.log.write("reload_finished", **fields)
         else:
             self.log.write("broker_started", version=__version__, root=os.geteuid() == 0, **fields)
+        if self.one_connection:
+            # The front has it, and when it closes it, its client is to notice.
+            for sock in self.listening.values():
+                sock.close()
 
     def _listen_only_on(self, listening: Listening) -> None:
         """Close the other sockets; old fronts have copies of their own until they drain."""

@@ -50,7 +50,7 @@ class Liveness:
         return now - self._looked >= self.look_s
 
     def look(self, processes: Iterable[Process], now: float) -> list[Process]:
-        """Ask all that have answered the last time; return those that have not, or are not ready, for too long."""
+        """Ask all that have answered; return those that have not, or are not ready, for too long."""
         self._looked = now
         stuck = []
         for process in processes:

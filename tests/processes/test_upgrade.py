@@ -16,6 +16,13 @@ import gpop
 from tests.serving import FAULTS, PASSWORD, Server, Site, wait_until
 
 MESSAGE = b"Subject: one\n\nbody\n"
+# What can be wrong with a version: a module, what stands there, what it is by mistake, what is said of it.
+BROKEN = [
+    ("broker/broker.py", "class Broker:", "class Broker", "SyntaxError"),
+    ("broker/broker.py", "def take_over(self, state", "def take_over_not(self, state", "AttributeError"),
+    ("broker/upgrade.py", "FORMAT = 1", "FORMAT = 2", "this upgrade needs a restart"),
+    ("front/front.py", "import gevent\n", "import gevent_that_is_missing\n", "front ended"),
+]
 
 
 class Installation:
@@ -23,7 +30,8 @@ class Installation:
 
     def __init__(self, folder: Path) -> None:
         self.package = folder / "gpop"
-        shutil.copytree(Path(gpop.__file__).parent, self.package, ignore=shutil.ignore_patterns("__pycache__"))
+        installed = Path(gpop.__file__).parent
+        shutil.copytree(installed, self.package, ignore=shutil.ignore_patterns("__pycache__"))
         self.program = self.package / "__main__.py"
         self.version = gpop.__version__
 
@@ -93,14 +101,14 @@ def test_old_sessions_end_in_the_old_code_and_new_ones_start_in_the_new(installe
         undecided.ask("USER user0")
         assert undecided.ask(f"PASS {PASSWORD}").startswith(b"+OK")
         assert undecided.ask("QUIT") == b"+OK bye from 0.2.0"
-    wait_until(lambda: len(server.children()) == 2, what=lambda: server.children())
+    wait_until(lambda: len(server.children()) == 2, what=server.children)
     assert not server.events("session_died", "process_ended", "frame_rejected", "session_unreported")
     assert server.stop() == 0
     assert server.events()[-1]["event"] == "broker_stopped"
 
 
 def test_limits_count_what_was_started_before(installed):
-    """A session of before the upgrade is one of its account's; when it dies the new broker says whose it was."""
+    """A session of before is one of its account's; when it dies the new broker says whose it was."""
     server, installation = installed(session__max_per_account=1)
     with server.login():
         (session,) = server.pids("session")
@@ -117,31 +125,22 @@ def test_limits_count_what_was_started_before(installed):
     server.pop().quit()
 
 
-@pytest.mark.parametrize(
-    ("module", "old", "new", "said"),
-    [
-        ("broker/broker.py", "class Broker:", "class Broker", "SyntaxError"),
-        ("broker/broker.py", "def take_over(self, state", "def take_over_not(self, state", "AttributeError"),
-        ("broker/upgrade.py", "FORMAT = 1", "FORMAT = 2", "this upgrade needs a restart"),
-        ("front/front.py", "import gevent\n", "import gevent_that_is_missing\n", "front ended"),
-        ("session/session.py", "import errors, hit, lock", "import errors, hit, padlock", "ImportError"),
-    ],
-    ids=["broken", "forgetful", "format", "front", "session"],
-)
-def test_a_version_that_does_not_start_leaves_the_old_one_serving(installed, module, old, new, said):
-    """Of its broker, too, there is a trial; what is wrong is in the log, and when it is mended all goes well."""
+def test_a_version_that_does_not_start_leaves_the_old_one_serving(installed):
+    """Of its broker, too, there is a trial; what is wrong is in the log; once mended, all goes well."""
     server, installation = installed()
+    installation.update("0.2.0")
     with server.login() as dialogue:
         before = server.children()
-        installation.update("0.2.0")
-        installation.change(module, old, new)
-        server.process.send_signal(signal.SIGUSR2)
-        failed = server.wait_for_event("upgrade_failed")
-        assert failed["kept_old"] and said in failed["problem"]
-        wait_until(lambda: server.children() == before)
+        for count, (module, old, new, said) in enumerate(BROKEN, 1):
+            installation.change(module, old, new)
+            server.process.send_signal(signal.SIGUSR2)
+            failed = server.wait_for_event("upgrade_failed", count)
+            assert failed["kept_old"] and said in failed["problem"]
+            wait_until(lambda: server.children() == before)
+            installation.change(module, new, old)
         assert dialogue.ask("QUIT") == b"+OK bye"
-    server.pop().quit()
-    installation.change(module, new, old)
+    with server.login() as dialogue:
+        assert dialogue.ask("QUIT") == b"+OK bye"
     upgrade(server)
     with server.login() as dialogue:
         assert dialogue.ask("QUIT") == b"+OK bye from 0.2.0"
@@ -212,21 +211,19 @@ class Load(threading.Thread):
 
 
 def test_reloads_and_upgrades_under_load_fail_nobody(installed):
-    """Six reloads and three upgrades, to another version each: no connection, login or reply is lost."""
-    accounts = 4
-    server, installation = installed(accounts=accounts)
+    """Three reloads and two upgrades, to another version each: no connection, login or reply is lost."""
+    server, installation = installed(accounts=3)
     for name in server.site.names:
         server.site.deliver(MESSAGE, name)
     clients = [Load(server.port, name) for name in server.site.names]
     for client in clients:
         client.start()
-    for number in range(1, 4):
-        for _ in range(2):
-            finished = len(server.events("reload_finished"))
-            server.process.send_signal(signal.SIGHUP)
-            server.wait_for_event("reload_finished", finished + 1)
-        installation.update(f"0.{number + 1}.0")
-        upgrade(server, number)
+    for number in (signal.SIGHUP, signal.SIGUSR2, signal.SIGHUP, signal.SIGUSR2, signal.SIGHUP):
+        if number == signal.SIGUSR2:
+            installation.update(f"{installation.version}.1")
+        finished = len(server.events("reload_finished"))
+        server.process.send_signal(number)
+        server.wait_for_event("reload_finished", finished + 1)
         served = sum(client.done for client in clients)
         wait_until(lambda served=served: sum(client.done for client in clients) > served + 5)
     for client in clients:
@@ -235,8 +232,6 @@ def test_reloads_and_upgrades_under_load_fail_nobody(installed):
         client.join(30)
     problems = [problem for client in clients for problem in client.problems]
     assert problems == [], server.events("login_refused", *FAULTS)
-    assert all(client.done > 3 for client in clients)
     assert not server.faults()
-    versions = [event["version"] for event in server.events("upgrade_finished")]
-    assert versions == ["0.2.0", "0.3.0", "0.4.0"]
+    assert [event["version"] for event in server.events("upgrade_finished")] == ["0.1.0.1", "0.1.0.1.1"]
     assert server.stop() == 0
