@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Supervisor:
-    """A supervisord of the test's own, with gpop as conf/supervisord.conf has it, but for paths and patience."""
+    """A supervisord of the test's own, with gpop as conf/supervisord.conf has it, but for paths."""
 
     def __init__(self, site: Site, **changes: str) -> None:
         self.site = site
@@ -126,7 +126,7 @@ def supervised(make_site):
 
 
 def test_every_process_that_is_killed_is_there_again(supervised):
-    """Front, auth and session under the broker, and the broker; what was marked is not removed by any of it."""
+    """Front, auth, session and broker; what was marked is not removed by any of these deaths."""
     supervisor = supervised(changes={"startsecs": "0"})
     name = supervisor.site.deliver(MESSAGE)
     supervisor.wait_for_event("front_started")
