@@ -98,7 +98,8 @@ class Broker:
         self._adopt(plain)
         starting.prepare_run_directory(self.settings.run_dir)
         self.listening = self._listen(plain["broker"])
-        self._listen_to_administrators()
+        if not self.one_connection:
+            self._listen_to_administrators()
         self._watch_certificates(self.settings.tls_certificates)
         self._start_generation(plain, self.listening)
 
@@ -561,6 +562,7 @@ class Broker:
     def go_on(self, newest: Generation, before: str) -> None:
         """Serve with the generation that the broker of version `before` has started."""
         self.log.write("upgrade_finished", version=__version__, before=before, pid=os.getpid())
+        self._listen_to_administrators()
         self._became_ready(newest)
 
     # Stopping

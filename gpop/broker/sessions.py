@@ -34,8 +34,16 @@ FAILURES = {
 DEATH = ("session_died", "error")
 
 # What the broker needs to know of a login whose session runs, and what it does not.
-HANDED_OVER = ("uid", "maildir", "login_id", "account", "peer")
-NOT_HANDED_OVER = {"gid": 0, "groups": (), "home": b"", "dialogue": 0, "utf8": 0, "language": ""}
+HANDED_OVER = ("uid", "maildir", "login_id", "account", "peer", "received_ms")
+NOT_HANDED_OVER = {
+    "gid": 0,
+    "groups": (),
+    "home": b"",
+    "removal": "",
+    "dialogue": 0,
+    "utf8": 0,
+    "language": "",
+}
 
 
 class Sessions:

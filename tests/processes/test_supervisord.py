@@ -186,7 +186,7 @@ def test_supervisorctl_reloads_and_upgrades(supervised):
 
 @pytest.mark.skipif(not ROOT, reason="needs root: without it there is one account, and so one session")
 def test_a_stop_leaves_sessions_their_time_and_removes_nothing_without_quit(supervised):
-    """50 sessions: some quit within the grace time, the others are ended; only theirs that quit is removed."""
+    """50 sessions: some quit within the grace time, the others are ended; theirs is not removed."""
     supervisor = supervised(changes={"startsecs": "0"}, accounts=50, server__grace_time_s=3)
     for name in supervisor.site.names:
         supervisor.site.deliver(MESSAGE, name)

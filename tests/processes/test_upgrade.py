@@ -6,6 +6,7 @@ import os
 import poplib
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import gpop
-from tests.serving import FAULTS, PASSWORD, Server, Site, wait_until
+from tests.serving import FAULTS, PASSWORD, ROOT, Server, Site, gpop_command, wait_until
 
 MESSAGE = b"Subject: one\n\nbody\n"
 # What can be wrong with a version: a module, what stands there, what it is by mistake, what is said of it.
@@ -118,6 +119,9 @@ def test_limits_count_what_was_started_before(installed):
             other.ask("USER user0")
             assert other.ask(f"PASS {PASSWORD}").startswith(b"-ERR [IN-USE]")
         assert server.wait_for_event("login_refused")["reason"] == "too_many_sessions"
+        if ROOT:  # without root there is no folder for the control socket
+            command = gpop_command("who", "--config", str(server.site.config))
+            assert "user0" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
         os.kill(session, signal.SIGKILL)
     died = server.wait_for_event("session_died")
     assert (died["pid"], died["account"], died["signal"]) == (session, "user0", "SIGKILL")
