@@ -213,7 +213,7 @@ def test_a_peer_whose_login_is_refused_during_a_stop_is_left(make_server):
     assert server.process.wait(10) == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGUSR2])
 def test_fronts_and_auth_leave_signals_to_the_broker(server, number):
     """What reaches all processes of a terminal or a service is heeded once, by the broker."""
     with server.connect() as dialogue:
