@@ -507,6 +507,7 @@ class Broker:
             self.listening,
             self.generations,
             sessions=self.sessions.handed_over(),
+            signals=sorted(self.signals),
             inherited=bool(self.inherited),
             notify_socket=self.manager.address,
             watchdog_s=self.manager.watchdog_s,
@@ -535,7 +536,10 @@ class Broker:
         """Become the next version's broker; if that can't be, go on as before."""
         self.successor = None
         if generation.state == STARTING:
+            # From here on they wait for the new program; those that came before are handed over.
+            signals.block_all()
             error = upgrade.become_next(self.config_path, self._state())
+            signals.unblock_all()
             self._starting_failed(generation, f"its broker can't be executed: {error.strerror}")
 
     def take_over(self, state: dict[str, Any]) -> Generation:
@@ -550,6 +554,7 @@ class Broker:
         self.listening, self.generations = upgrade.taken_over(state, self.log)
         if state["inherited"]:
             self.inherited = self.listening
+        self.signals.update(state["signals"])
         self.sessions.take_over(state["sessions"])
         for generation in self.generations:
             for process in generation.processes():

@@ -18,7 +18,7 @@ from __future__ import annotations
 import _socket
 import os
 
-from gpop import __version__, signals
+from gpop import __version__
 from gpop.broker.supervision import DRAINING, Generation, Process
 from gpop.programs import Inquiry, broker_command, broker_environment, settings_file, start_command
 
@@ -154,15 +154,17 @@ def start_trial(config_path: str, state: dict[str, Any], now: float) -> Inquiry:
 
 
 def become_next(config_path: str, state: dict[str, Any]) -> OSError:
-    """Become the new version's broker; returns only if that can't be, with why, and nothing has changed."""
+    """
+    Become the new version's broker; returns only if that can't be, with why, and nothing has changed.
+
+    Signals are blocked: who comes back has to unblock them.
+    """
     try:
         state_fd = settings_file({"upgrade": state})
     except OSError as error:
         return error
     keep = [state_fd, *state["descriptors"]]
     command = broker_command([config_path, str(state_fd)])
-    # They wait until the new program can heed them.
-    signals.block_all()
     for fd in keep:
         os.set_inheritable(fd, True)
     try:
@@ -171,5 +173,4 @@ def become_next(config_path: str, state: dict[str, Any]) -> OSError:
         for fd in keep:
             os.set_inheritable(fd, False)
         os.close(state_fd)
-        signals.unblock_all()
         return error
