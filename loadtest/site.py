@@ -181,6 +181,9 @@ def _fill(account: Account, maker: MailMaker, number: int) -> None:
 
 
 def _make_folder(path: Path) -> None:
+    # Whoever owns the folder could exchange the config that root is about to serve.
+    if path.is_symlink() or (path.exists() and path.stat().st_uid != os.geteuid()):
+        raise SiteFailed(f"{path} is a link, or somebody else's; --site names another place")
     if path.exists() and any(path.iterdir()):
         if not (path / MARK).exists():
             raise SiteFailed(f"{path} is not empty, and no load test has made it; --site names another place")

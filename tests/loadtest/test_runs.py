@@ -30,7 +30,7 @@ from tests.serving import Server
 USERS = 25
 TIMEOUT_S = 120
 RUN = (
-    *("--users", str(USERS), "--spawn-rate", "25", "--run-time", "8s", "--minute-s", "1"),
+    *("--users", str(USERS), "--spawn-rate", "25", "--run-time", "6s", "--minute-s", "1"),
     *("--mail-per-s", "10", "--exit-code-on-error", "3"),
 )
 NO_SWITCH = "nothing is wrong"
@@ -188,6 +188,9 @@ def test_a_folder_of_somebody_elses_is_not_removed(tmp_path: Path) -> None:
     with pytest.raises(sites.SiteFailed, match="--site"):
         sites.make(tmp_path, 1, 0, 0)
     assert (tmp_path / "letters").exists()
+    (tmp_path / "link").symlink_to(tmp_path / "site")
+    with pytest.raises(sites.SiteFailed, match="somebody else's"):
+        sites.make(tmp_path / "link", 1, 0, 0)
     for _ in range(2):
         site = sites.make(tmp_path / "site", 2, 0, 0)
     assert len(Site(site.path).accounts()) == 2
