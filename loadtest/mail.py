@@ -69,7 +69,7 @@ class MailMaker:
 
 def on_the_wire(file: bytes) -> bytes:
     """What RETR sends of a file, before byte-stuffing: every line ends with CRLF, the last one too."""
-    sent = re.sub(rb"\r?\n", b"\r\n", file)
+    sent = file.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
     return sent if sent.endswith(b"\r\n") or not sent else sent + b"\r\n"
 
 
