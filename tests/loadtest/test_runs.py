@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from gpop.cli import COMMANDS
 from loadtest import site as sites
 from loadtest.behaviours import BEHAVIOURS
 from loadtest.site import Site
@@ -49,6 +50,7 @@ class Done:
     requests: dict[str, dict[str, str]]
     html: str
     faults: list[dict]
+    log: Path
 
 
 class Started:
@@ -90,6 +92,7 @@ class Started:
             {row["Name"]: row for row in _rows(results / "locust_stats.csv")},
             (results / "report.html").read_text(),
             self.server.faults(),
+            self.site.log,
         )
 
 
@@ -138,6 +141,17 @@ def test_a_right_server_passes(runs: dict[str, Done]) -> None:
     assert drained["received"] > 0
     assert drained["delivered"] == drained["received"] + drained["left"]
     assert run.expected["close_reason"]["disconnect"] == run.expected["sessions"]["Impatient"]
+
+
+def test_gpop_report_shows_what_was_expected(runs: dict[str, Done]) -> None:
+    """The report made of the server's log has as many hits, refreshes and rebuilds as the run expected."""
+    if "report" not in COMMANDS:
+        pytest.skip("this gpop has no report")
+    command = [sys.executable, "-m", "gpop", "report", "--json", str(runs[NO_SWITCH].log)]
+    done = subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT_S)
+    shown = json.loads(done.stdout)["cache"]
+    expected = runs[NO_SWITCH].expected["cache"]
+    assert {outcome: shown[outcome] for outcome in expected} == expected
 
 
 def test_every_command_is_a_request_of_its_own(runs: dict[str, Done]) -> None:
