@@ -1,13 +1,18 @@
 """
 What TLS costs, beside other servers.
 
-    python -m loadtest.bench.tls [--servers gpop,dovecot-tuned,...] [--polls N] [--rounds N]
+    python -m loadtest.bench.tls [--servers gpop,dovecot-tuned,...] [--polls N] [--rounds N] [--only polls,...]
 
 For each server, with one certificate (RSA, 2,048 bits) and the servers' own defaults for TLS:
-CPU of a poll (STAT, UIDL, QUIT of 20 messages) in cleartext, with TLS from the start, and by STLS;
-CPU of RETR of one message of 50 MB, in cleartext and inside TLS; and the memory of a connection inside
-TLS that waits before the login. One client, one connection after the other, no resumption; best of
-the rounds. The CPU is the server's alone. Needs root, as servers with shared processes do, and openssl.
+CPU of a poll (STAT, UIDL, QUIT of 20 messages) in cleartext, with TLS from the start, by STLS, and with TLS
+that is resumed, for which the ticket of the last connection is used, as a client that keeps it can; CPU of
+RETR of one message of 50 MB, in cleartext and inside TLS; and the memory of a connection inside TLS that
+waits before the login. One client, one connection after the other.
+
+All servers run at the same time and take turns within each round. Printed are medians, and the median
+of the rounds' ratios to `dovecot-tuned`: what else the machine does falls on both. Of gpop also which of its
+processes had how much of a poll. The CPU is the server's alone. Needs root, as servers with shared
+processes do, and openssl.
 """
 
 from __future__ import annotations
@@ -16,19 +21,22 @@ import argparse
 import contextlib
 import socket
 import ssl
+import statistics
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 from loadtest.bench import cpu, maildrops
 from loadtest.bench.accounts import Accounts
 from loadtest.bench.kinds import kind_of
 from loadtest.bench.maildrops import PASSWORD, Maildrop, Post
+from loadtest.bench.results import TUNED
 from loadtest.bench.servers import Server
 
 SERVERS = "gpop,gpop-reuse,dovecot-tuned"
-WAYS = ("cleartext", "implicit", "stls")
+CLEARTEXT, IMPLICIT, STLS, RESUMED = WAYS = ("cleartext", "implicit", "stls", "resumed")
 POLLED, LARGE = "20", "big"
 IDLE = 200
 TIMEOUT_S = 60.0
@@ -38,19 +46,23 @@ RECEIVE_OCTETS = 1 << 18
 class Client:
     """One connection that has been greeted, and has logged in if that is asked for."""
 
-    def __init__(self, server: Server, way: str) -> None:
-        port = server.tls_port if way == "implicit" else server.port
+    tls: ssl.SSLSocket | None = None
+    ticket: ssl.SSLSession | None = None
+    resumed = False
+
+    def __init__(self, server: Server, way: str, session: ssl.SSLSession | None = None) -> None:
+        port = server.tls_port if way in (IMPLICIT, RESUMED) else server.port
         self.sock: socket.socket = socket.create_connection(("127.0.0.1", port), TIMEOUT_S)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if way == "implicit":
-            self._begin_tls()
+        if way in (IMPLICIT, RESUMED):
+            self._begin_tls(session)
         self._line()
-        if way == "stls":
+        if way == STLS:
             self.ask(b"STLS")
-            self._begin_tls()
+            self._begin_tls(None)
 
-    def _begin_tls(self) -> None:
-        self.sock = CONTEXT.wrap_socket(self.sock)
+    def _begin_tls(self, session: ssl.SSLSession | None) -> None:
+        self.sock = self.tls = CONTEXT.wrap_socket(self.sock, session=session)
 
     def _line(self) -> bytes:
         octets = b""
@@ -80,6 +92,12 @@ class Client:
         self.ask(b"USER " + maildrop.name.encode())
         self.ask(b"PASS " + PASSWORD.encode())
 
+    def end(self) -> None:
+        """Close, and keep what a later connection may be resumed with."""
+        if self.tls:
+            self.ticket, self.resumed = self.tls.session, bool(self.tls.session_reused)
+        self.close()
+
     def close(self) -> None:
         self.sock.close()
 
@@ -89,13 +107,15 @@ CONTEXT.check_hostname = False
 CONTEXT.verify_mode = ssl.CERT_NONE
 
 
-def poll(server: Server, way: str, maildrop: Maildrop) -> None:
-    client = Client(server, way)
+def poll(server: Server, way: str, maildrop: Maildrop, session: ssl.SSLSession | None = None) -> Client:
+    """A session that finds nothing new; returns its connection, closed."""
+    client = Client(server, way, session)
     client.log_in(maildrop)
     client.ask(b"STAT")
     client.ask(b"UIDL", multiline=True)
     client.ask(b"QUIT")
-    client.close()
+    client.end()
+    return client
 
 
 def retrieve(server: Server, way: str, maildrop: Maildrop) -> None:
@@ -107,13 +127,22 @@ def retrieve(server: Server, way: str, maildrop: Maildrop) -> None:
     client.close()
 
 
-def polls_ms(server: Server, way: str, polls: int) -> float:
-    """Milliseconds of CPU for one poll."""
-    drops = server.tree.of(POLLED)
-    before = cpu.settled(server.meter)
+def polls_ms(server: Server, way: str, polls: int) -> dict[str, float]:
+    """
+    Milliseconds of CPU for one poll: of the whole server as "", and by process where that is known.
+
+    For a way that resumes also what share was resumed: with the ticket of another process that is not possible.
+    """
+    drops, resumes = server.tree.of(POLLED), way == RESUMED
+    last, resumed = poll(server, way, drops[0]), 0
+    before, parts = cpu.settled(server.meter), server.by_process()
     for number in range(polls):
-        poll(server, way, drops[number % len(drops)])
-    return (cpu.settled(server.meter) - before).total / polls * 1e3
+        last = poll(server, way, drops[number % len(drops)], last.ticket if resumes else None)
+        resumed += last.resumed
+    used = {"": (cpu.settled(server.meter) - before).total}
+    used |= {part: seconds - parts[part] for part, seconds in server.by_process().items()}
+    figures = {part: seconds / polls * 1e3 for part, seconds in used.items()}
+    return figures | ({"share": resumed / polls} if resumes else {})
 
 
 def large_ms(server: Server, way: str) -> float:
@@ -147,15 +176,62 @@ def _private_kib(server: Server) -> int:
     return total
 
 
-def figures(server: Server, polls: int, rounds: int) -> Iterator[tuple[str, float]]:
-    """All figures of one server, named."""
+# What is printed: one figure of every round, by what it is and by server.
+Figures = dict[str, dict[str, list[float]]]
+
+
+def measure_polls(server: Server, polls: int, found: Figures) -> None:
     for way in WAYS:
-        polls_ms(server, way, 20)
-        yield f"poll, {way}: ms", min(polls_ms(server, way, polls) for _ in range(rounds))
-    for way in WAYS[:2]:
-        large_ms(server, way)
-        yield f"RETR of 50 MB, {way}: ms", min(large_ms(server, way) for _ in range(rounds))
-    yield "idle connection inside TLS: KiB", idle_kib(server)
+        for part, figure in polls_ms(server, way, polls).items():
+            name = f"poll, {way}, {part}" if part else f"poll, {way}"
+            found[name][server.name].append(figure)
+
+
+def measure_retr(server: Server, _polls: int, found: Figures) -> None:
+    for way in (CLEARTEXT, IMPLICIT):
+        found[f"RETR of 50 MB, {way}"][server.name].append(large_ms(server, way))
+
+
+def measure_idle(server: Server, _polls: int, found: Figures) -> None:
+    found["idle connection inside TLS: KiB"][server.name].append(idle_kib(server))
+
+
+MEASURES: dict[str, Callable[[Server, int, Figures], None]] = {
+    "polls": measure_polls,
+    "retr": measure_retr,
+    "idle": measure_idle,
+}
+
+
+def measure(servers: list[Server], what: list[str], polls: int, rounds: int) -> Figures:
+    """Measure every server in every round, after each has been warmed."""
+    found: Figures = defaultdict(lambda: defaultdict(list))
+    for server in servers:
+        for way in WAYS[:3]:
+            polls_ms(server, way, 20)
+    for name in what:
+        for _ in range(rounds):
+            # Nobody is always the first, or always follows the same one.
+            servers.append(servers.pop(0))
+            for server in servers:
+                MEASURES[name](server, polls, found)
+    return found
+
+
+def report(found: Figures, names: list[str]) -> str:
+    """Return the table: medians in ms (or what is named), with the ratio to Dovecot tuned in brackets."""
+    lines = [f"{'':<40}" + "".join(f"{name:>20}" for name in names)]
+    for what, by_server in found.items():
+        cells = []
+        for name in names:
+            figures, theirs = by_server.get(name), by_server.get(TUNED)
+            cell = f"{statistics.median(figures):.2f}" if figures else ""
+            if figures and theirs and name != TUNED:
+                ratios = [one / (other or 1) for one, other in zip(figures, theirs, strict=True)]
+                cell += f" ({statistics.median(ratios):.2f})"
+            cells.append(f"{cell:>20}")
+        lines.append(f"{what:<40}" + "".join(cells))
+    return "\n".join(lines)
 
 
 def certificate(folder: Path) -> tuple[str, str]:
@@ -171,22 +247,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m loadtest.bench.tls")
     parser.add_argument("--servers", default=SERVERS)
     parser.add_argument("--polls", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default=",".join(MEASURES), help="what to measure: %(default)s")
     arguments = parser.parse_args()
+    names = arguments.servers.split(",")
     with contextlib.ExitStack() as removals:
         folder = Path(tempfile.mkdtemp(prefix="gpop-bench-"))
         folder.chmod(0o755)
         removals.callback(maildrops.remove, folder)
         profiles = [maildrops.profile(label, 4) for label in (POLLED, LARGE)]
         post = Post(folder, profiles)
-        for name in arguments.servers.split(","):
+        pair = certificate(folder)
+        servers = []
+        for name in names:
             server = kind_of(name)(name, folder, Accounts(""))
-            server.certificate = certificate(folder)
+            server.certificate = pair
             post.fill(server.tree)
             removals.callback(server.stop)
             server.start("auto")
-            for what, figure in figures(server, arguments.polls, arguments.rounds):
-                print(f"{name:<16} {what:<36} {figure:8.2f}", flush=True)
+            servers.append(server)
+        found = measure(servers, arguments.only.split(","), arguments.polls, arguments.rounds)
+        print(report(found, names))
 
 
 if __name__ == "__main__":
