@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 PIECE_OCTETS = 32768
 # After so many the others have their turn.
 PIECES_IN_A_ROW = 4
+# Behind an answer as short as this the end may be lying already, and goes along in the same packet.
+SHORT_OCTETS = 512
 # What is taken from the peer at a time; commands are short.
 COMMAND_OCTETS = 4096
 # A session that has said goodbye waits 2 s for its client's end, see `session.stream`.
@@ -175,8 +177,11 @@ class Relay:
         transport, parts = self._transport, []
         if not self._session_ended:
             try:
-                while octets := transport.tls.read(COMMAND_OCTETS):
-                    parts.append(octets)
+                while transport.has_more():
+                    parts.append(transport.tls.read(COMMAND_OCTETS))
+                    if not parts[-1]:  # close_notify
+                        self._peer_ended = True
+                        break
             except ssl.SSLWantReadError:
                 pass
             except ssl.SSLZeroReturnError:
@@ -207,17 +212,21 @@ class Relay:
             try:
                 count = self._session.recv_into(_piece, PIECE_OCTETS, _socket.MSG_DONTWAIT)
             except BlockingIOError:
-                return
+                break
             except ConnectionResetError:
                 count = 0  # it was closed with something in it that it had not read
             if count:
                 self._transport.encrypt(_piece[:count])
+                if count <= SHORT_OCTETS:
+                    continue
             else:
                 self._session_ended = True
                 self._transport.end_tls()
             self._send_to_peer()
             if count < PIECE_OCTETS or self._to_peer:
                 return
+        if self._transport.outgoing.pending:
+            self._send_to_peer()
 
     def _send_to_peer(self) -> None:
         self._to_peer = self._transport.outgoing.read()

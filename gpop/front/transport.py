@@ -118,7 +118,9 @@ class TlsTransport(Transport):
         while True:
             try:
                 self.tls.do_handshake()
-                self.send_raw(self.outgoing.read())
+                # Of TLS 1.3 only tickets are left to be sent, which go along with what is said next.
+                if self.tls.version() != "TLSv1.3":
+                    self.send_raw(self.outgoing.read())
                 return True
             except ssl.SSLWantReadError:
                 self.send_raw(self.outgoing.read())
@@ -133,11 +135,16 @@ class TlsTransport(Transport):
             said_anything = True
             self.incoming.write(octets)
 
+    def has_more(self) -> bool:
+        """Whether OpenSSL was given octets that it has not used: asked without any, it answers with an error."""
+        return self.incoming.pending > 0 or self.tls.pending() > 0
+
     def receive(self) -> bytes:
         """`Transport.receive`: the octets inside TLS."""
         while True:
             try:
-                return self.tls.read(RECEIVE_OCTETS)
+                if self.has_more():
+                    return self.tls.read(RECEIVE_OCTETS)
             except ssl.SSLWantReadError:
                 # An answer to a new key of the peer's, say.
                 self.send_raw(self.outgoing.read())

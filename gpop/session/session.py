@@ -199,10 +199,12 @@ def _session(
         report.close_reason = ended.reason
     except Exception as error:
         report.close_reason, report.fault = "fault", _described(error)
+    # Right behind the last reply: a front that relays passes on both at once.
+    waits = stream.adopted and stream.half_close()
     status = 0 if report.send_totals(stream.octets_sent) else EXIT_UNREPORTED
-    if stream.adopted:
-        stream.say_goodbye()
-    # Else the client is the front's still, which answers and goes on as soon as we are gone.
+    if waits:
+        stream.wait_for_end()
+    # If it was not adopted, the client is the front's still, which answers and goes on as soon as we are gone.
     return status, stream, report
 
 

@@ -26,7 +26,7 @@ LARGE_OCTETS = 65536
 BATCH_OCTETS = 131072
 # And up to this many: writev takes no more than 1,024 (IOV_MAX).
 BATCH_PIECES = 1000
-# A client that sent QUIT has this long to read the reply and close (see `say_goodbye`).
+# A client that sent QUIT has this long to read the reply and close (see `wait_for_end`).
 GOODBYE_TIMEOUT_S = 2.0
 MAX_GOODBYE_READS = 16
 # What one sendfile may take: a signal is acted upon between two.
@@ -194,16 +194,23 @@ class Stream:
         self.active = time.monotonic()
         return sent
 
-    def say_goodbye(self) -> None:
+    def half_close(self) -> bool:
+        """End our way; returns False if the client is gone."""
+        try:
+            self.sock.shutdown(_socket.SHUT_WR)
+        except OSError:
+            return False
+        return True
+
+    def wait_for_end(self) -> None:
         """
-        Half-close and wait briefly for the client's end.
+        Wait briefly for the client's end, after our own.
 
         Octets that were never read make the kernel answer with a reset when the socket is
         closed, and a reset may destroy the reply before the client has read it.
         """
         sock = self.sock
         try:
-            sock.shutdown(_socket.SHUT_WR)
             sock.settimeout(GOODBYE_TIMEOUT_S)
             reads = 0
             # Nearly always it has nothing more to say, and a small buffer will do to learn that.

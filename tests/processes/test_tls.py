@@ -244,6 +244,20 @@ def test_a_half_close_after_quit_still_gets_every_answer(server, authority, vers
     assert answers.endswith(b"+OK bye\r\n")
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_the_end_of_tls_alone_ends_a_session(server, authority, version):
+    """close_notify without the end of TCP: the client will say nothing more, and gets ours."""
+    server.site.deliver(b"Subject: x\n\ny\n")
+    dialogue = encrypted(server, authority.client_context(version))
+    log_in(dialogue)
+    assert dialogue.ask("DELE 1").startswith(b"+OK")
+    plain = dialogue.socket.unwrap()  # sends its own, waits for ours, and closes nothing
+    server.wait_for_event("session_closed", close_reason="disconnect", removed=0)
+    assert plain.recv(100) == b""
+    assert len(server.site.files()) == 1
+    plain.close()
+
+
 def test_a_client_that_vanishes_ends_its_session(server, authority):
     """A reset of TCP: the session sees the end, and removes nothing."""
     server.site.deliver(b"Subject: x\n\ny\n")
