@@ -7,7 +7,6 @@ from then on without a file. It knows no connection and no POP3.
 
 from __future__ import annotations
 
-import _ssl
 import ssl
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ SOON_DAYS = 14
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 # One session ticket per handshake is what a client can use before it has another; OpenSSL's own default is 2.
 TICKETS = 1
+NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME: one that has expired is to be read, too
 
 
 class Unusable(Exception):
@@ -73,17 +73,35 @@ def load(chain_file: str, key_file: str, min_version: str, ciphers: str) -> Cert
             context.set_ciphers(ciphers)
         # A key with a pass phrase would be asked for on a terminal that a daemon does not have.
         context.load_cert_chain(chain_file, key_file, password="")
-        certificate = Certificate(chain_file, context, _facts_of(chain_file))
-        _rehearse(context)
+        certificate = Certificate(chain_file, context, _facts_of(context))
     except (ssl.SSLError, ValueError, KeyError) as error:
         raise Unusable(f"{chain_file} with {key_file}: {_in_words(error)}") from error
     return certificate
 
 
-def _facts_of(chain_file: str) -> dict[str, Any]:
-    """Read the first certificate of a file. Of one that is not a peer's, ssl has no public way to tell."""
-    facts: dict[str, Any] = vars(_ssl)["_test_decode_cert"](chain_file)
+def _facts_of(context: ssl.SSLContext) -> dict[str, Any]:
+    """
+    Read the certificate, as a client does that trusts it and nothing else: ssl has no other public way.
+
+    Whatever OpenSSL and ssl load on first use they have loaded then, while there is a file system.
+    """
+    client = _client_of(context)
+    shown = _rehearse(context, client).getpeercert(binary_form=True)
+    client.load_verify_locations(cadata=shown)
+    client.verify_flags = ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN | ssl.VerifyFlags(NO_CHECK_TIME)
+    client.verify_mode = ssl.CERT_REQUIRED
+    facts: dict[str, Any] = _rehearse(context, client).getpeercert() or {}
     return facts
+
+
+def _client_of(context: ssl.SSLContext) -> ssl.SSLContext:
+    """Return a client of the oldest version, for which alone `tls.ciphers` counts, and of any cipher."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_mode = ssl.CERT_NONE
+    client.minimum_version = client.maximum_version = context.minimum_version
+    client.set_ciphers("DEFAULT:@SECLEVEL=0")
+    return client
 
 
 # What OpenSSL and ssl say, and what it means to an administrator; the first that fits.
@@ -94,6 +112,7 @@ IN_WORDS = {
     "PEM lib": "no certificate, or no key, in PEM form in it",
     "No cipher can be selected": "tls.ciphers names no cipher that there is",
     "NO_SHARED_CIPHER": "none of tls.ciphers fits the key",
+    "unsuitable certificate purpose": "it is not for a server (its key usage), so no client would believe it",
 }
 
 
@@ -104,16 +123,8 @@ def _in_words(error: Exception) -> str:
     )
 
 
-def _rehearse(context: ssl.SSLContext) -> None:
-    """
-    Play one handshake through with the oldest version, for which alone `tls.ciphers` counts.
-
-    Whatever OpenSSL and ssl load on first use they have loaded then, while there is a file system.
-    """
-    client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client_context.check_hostname = False
-    client_context.verify_mode = ssl.CERT_NONE
-    client_context.minimum_version = client_context.maximum_version = context.minimum_version
+def _rehearse(context: ssl.SSLContext, client_context: ssl.SSLContext) -> ssl.SSLObject:
+    """Play one handshake through; returns the client's side."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = client_context.wrap_bio(to_client, to_server)
     server = context.wrap_bio(to_server, to_client, server_side=True)
@@ -127,6 +138,7 @@ def _rehearse(context: ssl.SSLContext) -> None:
                 continue
     if len(done) != 2:
         raise ValueError("the handshake does not end")
+    return client
 
 
 def _utc(seconds: float) -> str:

@@ -21,7 +21,9 @@ class Authority:
             *("-keyout", str(self._key), "-out", str(self.file)),
         )
 
-    def issue(self, *names: str, file: str = "", days: int = 30, rsa: bool = False) -> tuple[str, str]:
+    def issue(
+        self, *names: str, file: str = "", days: int = 30, rsa: bool = False, usage: str = "serverAuth"
+    ) -> tuple[str, str]:
         """Issue a certificate for `names`; returns the paths of its chain and its key."""
         stem = self.folder / (file or names[0].replace("*", "any"))
         chain, key, request = (stem.with_name(f"{stem.name}.{end}") for end in ("pem", "key", "csr"))
@@ -29,7 +31,8 @@ class Authority:
         alternatives = ",".join(f"DNS:{name}" for name in names)
         _openssl(
             *("req", "-new", "-newkey", *kind, "-nodes", "-subj", f"/CN={names[0]}"),
-            *("-addext", f"subjectAltName={alternatives}", "-keyout", str(key), "-out", str(request)),
+            *("-addext", f"subjectAltName={alternatives}", "-addext", f"extendedKeyUsage={usage}"),
+            *("-keyout", str(key), "-out", str(request)),
         )
         issued = _openssl(
             *("x509", "-req", "-in", str(request), "-CA", str(self.file), "-CAkey", str(self._key)),

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpop import config
+from gpop import certificates, config
 from gpop.commands import check_config as config_command
 from gpop.config import machine, reading, toml_lines
 from gpop.config.settings import SETTINGS
@@ -604,6 +604,7 @@ def test_what_is_wrong_with_a_certificate_is_said(write: Write, authority: Autho
         ([chain, chain], "no certificate, or no key, in PEM form"),
         ([key, key], "no certificate, or no key, in PEM form"),
         ([chain, "/nowhere.pem"], "/nowhere.pem can't be read: No such file"),
+        (list(authority.issue("mail.example.org", usage="clientAuth")), "it is not for a server"),
     ):
         errors, _ = about_certificates(write, [list(authority.issue("a.example.org")), pair])
         assert len(errors) == 1, errors
@@ -616,6 +617,19 @@ def test_what_is_wrong_with_a_certificate_is_said(write: Write, authority: Autho
                 write(SOURCE.replace("[[", f"[tls]\ncertificates = [{json.dumps(value)}]\n[[", 1))
             ).text
         )
+
+
+@pytest.mark.parametrize("days", [30, -1])
+@pytest.mark.parametrize("version", sorted(certificates.VERSIONS))
+@pytest.mark.parametrize("rsa", [False, True])
+def test_what_a_certificate_says_is_read(authority: Authority, days: int, version: str, rsa: bool) -> None:
+    """Its names, and its end, as openssl tells them; of one that has expired, and under any tls.ciphers, too."""
+    chain, key = authority.issue("Pop.example.org", "*.example.net", file="read", days=days, rsa=rsa)
+    loaded = certificates.load(chain, key, version, "ALL:@SECLEVEL=0")
+    command = ["openssl", "x509", "-in", chain, "-noout", "-enddate", "-dateopt", "iso_8601"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout
+    assert loaded.not_after == said.strip().removeprefix("notAfter=").replace(" ", "T")
+    assert loaded.names == ["pop.example.org", "*.example.net"]
 
 
 def test_ciphers_have_to_exist_and_to_fit_the_key(write: Write, authority: Authority) -> None:
