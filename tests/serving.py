@@ -225,7 +225,7 @@ class Server:
     def children(self) -> dict[int, str]:
         """The processes under the broker: pid -> "front", "auth" or "session"."""
         found = {}
-        for child in _children_of(self.process.pid):
+        for child in children_of(self.process.pid):
             try:
                 arguments = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
             except OSError:
@@ -332,7 +332,7 @@ def wait_until(condition, timeout_s: float = 20.0, what=lambda: "a condition") -
         pause = min(2 * pause, 0.1)
 
 
-def _children_of(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
     try:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
