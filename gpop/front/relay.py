@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from gevent.event import Event
 
 from gpop.front.transport import READABLE, SEND_FLAGS, WRITABLE, TlsTransport
+from gpop.privsep import channel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +39,11 @@ SHORT_OCTETS = 512
 COMMAND_OCTETS = 4096
 # A session that has said goodbye waits 2 s for its client's end, see `session.stream`.
 GOODBYE_S = 2.5
+# A peer that takes nothing is looked at so often; one whose kernel has not even acknowledged anything for
+# as long as the kernel gives a silent one (`broker.listening`) has left the network. One that only does not
+# read acknowledges a probe every 2 minutes at least.
+LOOK_S = 20.0
+GONE_S = 180.0
 # Beyond this the kernel takes nothing for a peer that does not read: what it has taken, the session
 # believes to be with the peer (its autologout timer).
 NOTSENT_LOWAT = 131072
@@ -62,6 +68,7 @@ class Relay:
         "_session",
         "_session_ended",
         "_stall_s",
+        "_stalled_s",
         "_timer",
         "_to_peer",
         "_to_session",
@@ -81,6 +88,7 @@ class Relay:
         # A peer that takes nothing for so long is gone. The session is to find out before that, and say why:
         # a write that was taken in part, one that was not, and a second look are three times its timer.
         self._stall_s = 4 * autologout_s + GOODBYE_S
+        self._stalled_s = 0.0
         self._fault = fault
         self._hub = transport.hub
         self._ended = Event()
@@ -156,6 +164,21 @@ class Relay:
         if self._timer is not None:
             self._timer.close()
             self._timer = None
+
+    def _watch_stalled(self) -> None:
+        self._start_timer(min(LOOK_S, self._stall_s), self._still_stalled)
+
+    def _still_stalled(self) -> None:
+        """The peer takes nothing: it is slow, it has stopped reading for long enough, or it is gone."""
+        self._stalled_s += LOOK_S
+        try:
+            gone = channel.seconds_unacknowledged(self._transport.sock) >= GONE_S
+        except OSError:
+            gone = True
+        if gone or self._stalled_s >= self._stall_s:
+            self._end()
+        else:
+            self._watch_stalled()
 
     # From the peer to the session
 
@@ -238,7 +261,8 @@ class Relay:
                 sent = self._transport.sock.send(self._to_peer, SEND_FLAGS)
                 self._to_peer = memoryview(self._to_peer)[sent:]
         except BlockingIOError:
-            self._start_timer(self._stall_s, self._end)
+            self._stalled_s = 0.0
+            self._watch_stalled()
             return
         self._to_peer = b""
         self._stop_timer()

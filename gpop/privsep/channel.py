@@ -27,6 +27,7 @@ DESCRIPTOR_OCTETS = 4
 LOGIN_DESCRIPTORS = struct.Struct("2i")
 # One more than any frame carries, so that a surplus is seen as such and not only as truncation.
 CUT_SHORT = _socket.MSG_TRUNC | _socket.MSG_CTRUNC
+LAST_ACK_AT = 56  # linux/tcp.h: where tcpi_last_ack_recv is in struct tcp_info, in milliseconds
 NO_LINGER = struct.pack("ii", 0, 0)
 ANCILLARY_OCTETS = _socket.CMSG_SPACE(4 * DESCRIPTOR_OCTETS)
 
@@ -167,6 +168,18 @@ def set_autologout(sock: _socket.socket, seconds: float) -> None:
     timeout = struct.pack("@ll", whole, int((seconds - whole) * 1_000_000))
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, timeout)
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, timeout)
+
+
+def seconds_unacknowledged(sock: _socket.socket) -> float:
+    """
+    Seconds since the kernel of a TCP client has last acknowledged anything.
+
+    Raises:
+        OSError: it is no socket of TCP.
+    """
+    info = sock.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, LAST_ACK_AT + 4)
+    milliseconds: int = struct.unpack_from("I", info, LAST_ACK_AT)[0]
+    return milliseconds / 1000
 
 
 def check_login_descriptors(stream: int, channel: int, relayed: int = -1) -> None:

@@ -13,6 +13,8 @@ import os
 import struct
 import time
 
+from gpop.privsep import channel
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -33,9 +35,6 @@ MAX_GOODBYE_READS = 16
 SENDFILE_OCTETS = 1 << 24
 TIOCOUTQ = 0x5411  # asm-generic/ioctls.h; the module termios is not worth its pages in every session
 
-
-# linux/tcp.h: where tcpi_last_ack_recv is in struct tcp_info, in milliseconds.
-LAST_ACK_AT = 56
 CLIENT_GONE = (
     errno.EPIPE,
     errno.ECONNRESET,
@@ -129,11 +128,9 @@ class Stream:
 
     def _seconds_unacknowledged(self) -> float:
         try:
-            info = self.sock.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, LAST_ACK_AT + 4)
+            return channel.seconds_unacknowledged(self.sock)
         except OSError:
             return 0.0  # not TCP: a front relays, and watches the client itself
-        milliseconds: int = struct.unpack_from("I", info, LAST_ACK_AT)[0]
-        return milliseconds / 1000
 
     def _unsent(self) -> int:
         """Octets that the kernel has accepted and the client has not taken yet."""
