@@ -1,4 +1,4 @@
-"""A real Dovecot for tests, started by root from a folder of its own, and ended to its last process by pid."""
+"""A real Dovecot for tests, started by root from a folder of its own, ended to its last process by pid."""
 
 from __future__ import annotations
 

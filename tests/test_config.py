@@ -623,7 +623,7 @@ def test_what_is_wrong_with_a_certificate_is_said(write: Write, authority: Autho
 @pytest.mark.parametrize("version", sorted(certificates.VERSIONS))
 @pytest.mark.parametrize("rsa", [False, True])
 def test_what_a_certificate_says_is_read(authority: Authority, days: int, version: str, rsa: bool) -> None:
-    """Its names, and its end, as openssl tells them; of one that has expired, and under any tls.ciphers, too."""
+    """Its names, and its end, as openssl tells them; of one that has expired, and with any tls.ciphers."""
     chain, key = authority.issue("Pop.example.org", "*.example.net", file="read", days=days, rsa=rsa)
     loaded = certificates.load(chain, key, version, "ALL:@SECLEVEL=0")
     command = ["openssl", "x509", "-in", chain, "-noout", "-enddate", "-dateopt", "iso_8601"]

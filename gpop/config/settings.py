@@ -251,7 +251,9 @@ SETTINGS: tuple[Setting, ...] = (
         CIPHERS,
         "The ciphers for TLS 1.2, in the words of OpenSSL. Empty: forward secrecy only, authenticated "
         "ciphers first, no SHA-1. Those of TLS 1.3 are all good.",
-        "With a list that does not fit the kind of key a certificate has, gpop does not start.",
+        "With a list that does not fit the kind of key a certificate has, gpop does not start. "
+        '"ECDHE+AESGCM:ECDHE+CHACHA20" leaves out CBC as well, which testssl.sh finds fault with ("low", as '
+        "with other servers' defaults); mail programs on Windows before 10 need it.",
     ),
     Setting(
         "session.autologout_s",

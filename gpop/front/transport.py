@@ -136,7 +136,7 @@ class TlsTransport(Transport):
             self.incoming.write(octets)
 
     def has_more(self) -> bool:
-        """Whether OpenSSL was given octets that it has not used: asked without any, it answers with an error."""
+        """Whether OpenSSL has octets that were not used: asked without any, it answers with an exception."""
         return self.incoming.pending > 0 or self.tls.pending() > 0
 
     def receive(self) -> bytes:

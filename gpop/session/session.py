@@ -204,7 +204,7 @@ def _session(
     status = 0 if report.send_totals(stream.octets_sent) else EXIT_UNREPORTED
     if waits:
         stream.wait_for_end()
-    # If it was not adopted, the client is the front's still, which answers and goes on as soon as we are gone.
+    # Not adopted: the client is the front's still, which answers and goes on as soon as we are gone.
     return status, stream, report
 
 

@@ -1,7 +1,7 @@
 """
 What TLS costs, beside other servers.
 
-    python -m loadtest.bench.tls [--servers gpop,dovecot-tuned,...] [--polls N] [--rounds N] [--only polls,...]
+    python -m loadtest.bench.tls [--servers gpop,dovecot-tuned,...] [--polls N] [--rounds N] [--only polls]
 
 For each server, with one certificate (RSA, 2,048 bits) and the servers' own defaults for TLS:
 CPU of a poll (STAT, UIDL, QUIT of 20 messages) in cleartext, with TLS from the start, by STLS, and with TLS
@@ -131,7 +131,7 @@ def polls_ms(server: Server, way: str, polls: int) -> dict[str, float]:
     """
     Milliseconds of CPU for one poll: of the whole server as "", and by process where that is known.
 
-    For a way that resumes also what share was resumed: with the ticket of another process that is not possible.
+    For a way that resumes also what share was: with the ticket of another process that is not possible.
     """
     drops, resumes = server.tree.of(POLLED), way == RESUMED
     last, resumed = poll(server, way, drops[0]), 0

@@ -72,7 +72,7 @@ def test_the_client_behind_dovecots_proxy(behind):
 
 
 def test_a_wrong_password_through_dovecots_proxy(behind):
-    """Dovecot passes on the refusal, and it is the client's and not the proxy's; then a right one is taken."""
+    """Dovecot passes on the refusal, which is the client's, not the proxy's; then a right one is taken."""
     server, dovecot, _ = behind
     client = connected(dovecot)
     client.user("user0")

@@ -454,6 +454,18 @@ def test_old_versions_are_refused(serve, authority):
     encrypted(server, authority.client_context(ssl.TLSVersion.TLSv1_3)).close()
 
 
+def test_cbc_can_be_left_out(serve, authority):
+    """tls.ciphers as conf/gpop.toml proposes it: what is left out is not agreed upon, the rest is."""
+    server = serve(tls__ciphers="ECDHE+AESGCM:ECDHE+CHACHA20")
+    context = authority.client_context(ssl.TLSVersion.TLSv1_2)
+    context.set_ciphers("ECDHE-ECDSA-AES128-SHA256")
+    with pytest.raises(ssl.SSLError):
+        encrypted(server, context)
+    assert server.wait_for_event("tls_failed")["reason"] == "no_shared_cipher"
+    context.set_ciphers("ECDHE-ECDSA-AES128-SHA256:ECDHE-ECDSA-CHACHA20-POLY1305")
+    encrypted(server, context).close()
+
+
 def test_the_certificate_is_chosen_by_name(make_server, make_site, authority):
     """SNI (RFC 6066 §3): the exact name, a wildcard, else the first certificate."""
     pairs = [authority.issue("localhost"), authority.issue("*.example.net"), authority.issue("a.example.net")]
