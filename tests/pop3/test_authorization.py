@@ -172,6 +172,16 @@ def test_only_offered_mechanisms_work():
     assert b"SASL PLAIN\r\n" in authorization.handle(b"CAPA").octets
 
 
+@pytest.mark.parametrize("mechanism", [b"OAUTHBEARER", b"XOAUTH2"])
+def test_tokens_are_refused_at_once_in_either_form(mechanism):
+    """A client that tries them, with the token in the same line or without, can go on with a password."""
+    for line in (mechanism, mechanism + b" " + b"dXNlcj1hbm4B" * 500):
+        authorization = start()
+        assert is_error(authorization.handle(b"AUTH " + line))
+        assert not authorization.awaits_sasl_response
+        assert not is_error(authorization.handle(b"USER ann"))
+
+
 BEFORE_TLS = Offer(user=False, mechanisms=(), stls=True)
 
 
