@@ -71,8 +71,10 @@ class Outcome:
     def follow(self, session_channel: _socket.socket) -> None:
         """Take what comes on the session channel until nothing more may come, or it closes."""
         hub = self.connection.front.hub
-        if not isinstance(self.connection.transport, TlsTransport):
-            gevent.sleep(HAND_OVER_S)  # inside TLS the session's answer waits for us
+        if isinstance(self.connection.transport, TlsTransport):
+            self._await_first_words()
+        else:
+            gevent.sleep(HAND_OVER_S)
         # One watcher for the whole session; a cooperative socket would make and close two.
         watcher = hub.loop.io(session_channel.fileno(), READABLE)
         try:
@@ -88,6 +90,20 @@ class Outcome:
             return
         except messages.BadFrame as error:
             self._log("frame_rejected", "error", sender="session", problem=str(error))
+        finally:
+            watcher.close()
+
+    def _await_first_words(self) -> None:
+        """
+        Wait until the session says something to its client, which waits for us; or until there will be none.
+
+        What auth and session have told us comes before that, and is read in one go.
+        """
+        stream, hub = self.connection.session_stream, self.connection.front.hub
+        assert stream
+        watcher = hub.loop.io(stream.fileno(), READABLE)
+        try:
+            hub.wait(watcher)
         finally:
             watcher.close()
 
