@@ -226,8 +226,8 @@ def report(found: Figures, names: list[str]) -> str:
         for name in names:
             figures, theirs = by_server.get(name), by_server.get(TUNED)
             cell = f"{statistics.median(figures):.2f}" if figures else ""
-            if figures and theirs and name != TUNED:
-                ratios = [one / (other or 1) for one, other in zip(figures, theirs, strict=True)]
+            if figures and theirs and name != TUNED and not what.endswith("share"):
+                ratios = [one / other for one, other in zip(figures, theirs, strict=True)]
                 cell += f" ({statistics.median(ratios):.2f})"
             cells.append(f"{cell:>20}")
         lines.append(f"{what:<40}" + "".join(cells))
