@@ -17,7 +17,7 @@ import selectors
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from gpop.events import place
@@ -44,13 +44,18 @@ class _Turn:
 
 
 def for_each(
-    indexes: Iterable[int], work: Callable[[int], Report], at_once: int, timeout_s: float
+    indexes: Iterable[int],
+    work: Callable[[int], Report],
+    at_once: int,
+    timeout_s: float,
+    keep: Collection[int] = (),
 ) -> Iterator[tuple[int, Report]]:
     """
     Yield each index and what `work(index)` returned in its process, in the order in which they end.
 
     Of a process that was killed, died or said nonsense the report is {"failed": why}. Whoever stops
-    asking ends those that still run.
+    asking ends those that still run. A process has its standard descriptors, its pipe, and those in
+    `keep`: it may soon be another user's.
     """
     waiting = iter(indexes)
     turns: dict[int, _Turn] = {}
@@ -58,7 +63,7 @@ def for_each(
         try:
             while True:
                 while len(turns) < at_once and (index := next(waiting, None)) is not None:
-                    turn = _start(index, work, list(turns), time.monotonic() + timeout_s + GRACE_S)
+                    turn = _start(index, work, keep, time.monotonic() + timeout_s + GRACE_S)
                     turns[turn.fd] = turn
                     selector.register(turn.fd, selectors.EVENT_READ)
                 if not turns:
@@ -72,7 +77,7 @@ def for_each(
                 _finish(turn, "ended before its time")
 
 
-def _start(index: int, work: Callable[[int], Report], others: list[int], deadline: float) -> _Turn:
+def _start(index: int, work: Callable[[int], Report], keep: Collection[int], deadline: float) -> _Turn:
     reading, writing = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid:
@@ -82,12 +87,17 @@ def _start(index: int, work: Callable[[int], Report], others: list[int], deadlin
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; who started us ends us
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        for fd in (reading, *others):
-            os.close(fd)
+        _close_all_but({0, 1, 2, writing, *keep})
         _write(writing, _report(work, index))
         status = 0
     finally:
         os._exit(status)
+
+
+def _close_all_but(keep: set[int]) -> None:
+    for fd in {int(name) for name in os.listdir("/proc/self/fd")} - keep:
+        with contextlib.suppress(OSError):  # the one that listed them is gone
+            os.close(fd)
 
 
 def _report(work: Callable[[int], Report], index: int) -> bytes:

@@ -1,0 +1,95 @@
+"""A process for each user: what becomes of it stays its own affair."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from gpop.migration import each_user
+from gpop.migration.each_user import Report, for_each
+from tests.serving import wait_until
+
+
+def reports(work, count: int, at_once: int = 4, timeout_s: float = 30) -> dict[int, Report]:
+    return dict(for_each(range(count), work, at_once, timeout_s))
+
+
+def test_everybody_reports() -> None:
+    """Each index once, whatever the order, from a process of its own."""
+    found = reports(lambda index: {"index": index, "pid": os.getpid()}, 20)
+    assert {report["index"] for report in found.values()} == set(found) == set(range(20))
+    assert len({report["pid"] for report in found.values()} | {os.getpid()}) == 21
+
+
+def test_what_may_become_of_a_process() -> None:
+    """It dies, is killed, says too much or nonsense, or meets what nobody foresaw: the others report."""
+
+    def work(index: int) -> Report:
+        if index == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if index == 1:
+            os._exit(3)
+        if index == 2:
+            raise ValueError("the password is swordfish")
+        if index == 3:
+            return {"much": "x" * (2 * each_user.MAX_REPORT_OCTETS)}
+        return {"fine": index}
+
+    found = reports(work, 6)
+    assert found[0] == {"failed": "its process died (signal 9)"}
+    assert found[1] == {"failed": "its process died (status 3)"}
+    assert found[2]["failed"].startswith("unexpected ValueError at test_each_user.py:")
+    assert "swordfish" not in str(found)
+    assert "more than anybody wants to read" in found[3]["failed"]
+    assert found[4] == {"fine": 4} and found[5] == {"fine": 5}
+
+
+def test_a_process_has_what_it_was_given(tmp_path: Path) -> None:
+    """Of the descriptors of whoever started it, it has only those that it was meant to have."""
+    with open(tmp_path / "kept", "w") as kept, open(tmp_path / "secret", "w") as secret:
+
+        def work(_index: int) -> Report:
+            found = {
+                os.readlink(f"/proc/self/fd/{fd}")
+                for fd in range(64)
+                if os.path.exists(f"/proc/self/fd/{fd}")
+            }
+            return {"kept": kept.name in found, "secret": secret.name in found}
+
+        assert dict(for_each(range(2), work, 2, 30, [kept.fileno()])) == {
+            0: {"kept": True, "secret": False}, 1: {"kept": True, "secret": False},
+        }  # fmt: skip
+
+
+def test_who_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over its time a process is killed, and does not keep the others waiting."""
+    monkeypatch.setattr(each_user, "GRACE_S", 0.0)
+
+    def work(index: int) -> Report:
+        if index == 0:
+            time.sleep(600)
+        return {"fine": index}
+
+    started = time.monotonic()
+    found = reports(work, 4, at_once=2, timeout_s=1)
+    assert found[0] == {"failed": "it took too long altogether"} and len(found) == 4
+    assert time.monotonic() - started < 30
+
+
+def test_whoever_stops_asking_ends_them() -> None:
+    """No process is left when the caller has had enough, nor any descriptor."""
+    before = set(os.listdir("/proc/self/fd"))
+    asking = for_each(range(8), lambda index: {"pid": os.getpid()} if index == 0 else time.sleep(600), 4, 60)
+    next(asking)
+    asking.close()
+    wait_until(lambda: not _children())
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def _children() -> str:
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return file.read()
