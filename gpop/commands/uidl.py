@@ -14,6 +14,7 @@ ACTIONS = {
     "import": ("gpop.commands.uidl_import", "keep the unique-ids that another server has given"),
     "unhide": ("gpop.commands.uidl_unhide", "show messages again that were removed and kept, hidden"),
     "show": ("gpop.commands.uidl_show", "list the messages of a Maildir with their unique-ids"),
+    "verify": ("gpop.commands.uidl_verify", "compare what two servers list, user by user"),
 }
 
 
