@@ -14,15 +14,14 @@ import os
 import sys
 from collections.abc import Iterator
 
-from gpop.commands import owner
-from gpop.events import printable
-from gpop.maildrop import importfile, names
+from gpop.commands import owner, uidl_live
+from gpop.commands.uidl_table import Table, report_of
+from gpop.maildrop import importfile
 from gpop.maildrop.errors import MaildropError
 from gpop.maildrop.imported import BadImport, ImportConflict
 from gpop.migration import fake_uids, plan, sources
 from gpop.migration.each_user import Report, for_each, orderly_end
 from gpop.migration.files import files_of
-from gpop.migration.plan import ForeignId, Plan, Verdict
 from gpop.migration.progress import Progress
 from gpop.migration.sources import SOURCES, StateNotUsable, Wanted
 from gpop.migration.uidl_format import WELL_KNOWN, BadFormat, Format
@@ -30,10 +29,7 @@ from gpop.migration.uidl_format import WELL_KNOWN, BadFormat, Format
 # To read the header of every message in a large maildrop on a slow disk takes its time.
 TIMEOUT_S = 3600.0
 AT_ONCE = 4
-# As much as one Maildir's process may say; its report is bounded.
-MAX_LINES_OCTETS = 700 * 1024
 FORESEEN = (owner.Refused, StateNotUsable, MaildropError, ImportConflict, BadImport, OSError)
-COLUMNS = (plan.TAKEN, plan.PRESENT, plan.DEFAULT)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,10 +81,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="Maildirs at the same time (default: %(default)s)",
     )
+    uidl_live.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Import; 1 if there was a doubt or a problem anywhere, 2 if the command line can't be understood."""
+    if args.from_server:
+        return uidl_live.run(args)
     try:
         maildirs = [*_maildirs(args)]
         problem = _problem(args, maildirs)
@@ -102,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     def work(index: int) -> Report:
         return _import(maildirs[index], args, wanted)
 
-    table = _Table(args)
+    table = Table(args)
     try:
         with orderly_end(), Progress(len(maildirs), "importing") as progress:
             for index, report in for_each(range(len(maildirs)), work, args.at_once, TIMEOUT_S):
@@ -130,7 +129,7 @@ def _maildirs(args: argparse.Namespace) -> Iterator[str]:
 def _problem(args: argparse.Namespace, maildirs: list[str]) -> str:
     """Return what is wrong with the command line, if anything."""
     if not args.source:
-        return f"--from is missing: one of {', '.join(SOURCES)}"
+        return f"--from is missing: one of {', '.join(SOURCES)}; or --from-server"
     if not maildirs:
         return "no Maildir is named"
     if args.at_once < 1 or args.fake_uid_max < 1:
@@ -152,95 +151,10 @@ def _import(maildir: str, args: argparse.Namespace, wanted: Wanted) -> Report:
         dir_fd = owner.enter(maildir)
         files = files_of(dir_fd)
         foreign = sources.find(args.source, dir_fd, files, wanted)
-        ids = [*map(_replaced, foreign.ids)] if args.replace_unusable else foreign.ids
+        ids = [*map(plan.usable, foreign.ids)] if args.replace_unusable else foreign.ids
         made = plan.plan(files, ids, importfile.read(dir_fd), foreign.doubts)
         if made.added and not args.dry_run:
             importfile.add(dir_fd, made.added)
     except FORESEEN as error:
         return {"failed": f"{error}"}
-    return _report(made, args.verbose)
-
-
-def _replaced(one: ForeignId) -> ForeignId:
-    """An id with one in place of it that a client may be told."""
-    if names.is_literal(one.unique_id):
-        return one
-    return one._replace(unique_id=names.unique_id(names.base_name(one.name)))
-
-
-def _report(made: Plan, verbose: bool) -> Report:
-    lines: list[str] = []
-    left = MAX_LINES_OCTETS
-    for verdict in made.verdicts:
-        if verdict.reason or verbose:
-            line = _line(verdict)
-            left -= len(line)
-            if left < 0:
-                lines.append("... and more")
-                break
-            lines.append(line)
-    counts = made.counts()
-    return {
-        "counts": [counts[column] for column in COLUMNS],
-        "without_file": made.without_file,
-        "doubts": len(made.doubts),
-        "lines": lines,
-    }
-
-
-def _line(verdict: Verdict) -> str:
-    base = printable(verdict.base)
-    if verdict.reason:
-        shown = f" {printable(verdict.unique_id)}" if verdict.unique_id else ""
-        return f"  doubt: {base}: {verdict.what}{shown}: {verdict.reason}"
-    return f"  {base}: {verdict.what} {printable(verdict.unique_id)}".rstrip()
-
-
-# What is printed
-
-
-class _Table:
-    """A line per Maildir, and what is in doubt below it."""
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.problems = 0
-        self._dry_run = args.dry_run
-        self._done = 0
-        self._ids = 0
-        titles = ("would take" if args.dry_run else "taken", "there", "default", "no file", "doubts")
-        print("".join(f"{title:>11}" for title in titles) + "  Maildir", flush=True)
-
-    def add(self, maildir: str, report: Report) -> bool:
-        """Print a Maildir's line; returns whether it has a problem."""
-        maildir = printable(os.fsencode(maildir), 4096)
-        try:
-            is_problem = self._add(maildir, report)
-        except (KeyError, TypeError, ValueError):  # whoever owns the Maildir owned that process
-            print(f"{'':55}  {maildir}: its process said nonsense")
-            is_problem = True
-        self.problems += is_problem
-        return is_problem
-
-    def _add(self, maildir: str, report: Report) -> bool:
-        if "failed" in report:
-            print(f"{'failed':>11}{'':44}  {maildir}: {printable(str(report['failed']).encode(), 1000)}")
-            return True
-        taken, present, default = map(int, report["counts"])
-        doubts = int(report["doubts"])
-        taken = 0 if doubts else taken
-        counts = (taken, present, default, int(report["without_file"]), doubts)
-        print("".join(f"{count:>11}" for count in counts) + f"  {maildir}")
-        for line in report["lines"]:
-            print(printable(str(line).encode(), 1000))
-        if doubts:
-            print(f"  {maildir} is left as it is")
-        self._done += not doubts
-        self._ids += taken
-        return doubts > 0
-
-    def finish(self, total: int) -> None:
-        done = "could be imported" if self._dry_run else "imported"
-        print(
-            f"{self._done} of {total} Maildirs {done}, {self._ids} unique-ids; {self.problems} with problems"
-        )
-        sys.stdout.flush()
+    return report_of(made, args.verbose)

@@ -115,6 +115,13 @@ def plan(
     return made
 
 
+def usable(one: ForeignId) -> ForeignId:
+    """Return an id, or gpop's own in place of one that no client may be told."""
+    if names.is_literal(one.unique_id):
+        return one
+    return one._replace(unique_id=names.unique_id(names.base_name(one.name)))
+
+
 def _judged(base: bytes, files: int, said: list[ForeignId], there: dict[bytes, ImportedId]) -> list[Verdict]:
     """Return the verdict on a message, or its doubts, as far as it can be told without the others."""
     if not said:

@@ -1,0 +1,82 @@
+"""
+EDGE: where the Maildir of a user of the list is: from gpop's own accounts, or by a pattern.
+
+Asked in the user's own process, while that may still be root. Executed by `gpop uidl import`.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+from collections.abc import Callable
+
+from gpop.accounts import sources
+from gpop.accounts.account import Limits, Refused
+from gpop.config import Config
+
+# From a name of the list to the absolute path of a Maildir and the uid that has to own it.
+Place = Callable[[bytes], tuple[bytes, int]]
+
+ANY_UID = -1
+LOOPBACK = "127.0.0.1"
+
+
+class NoPlace(Exception):
+    """It is not known where a user's Maildir is; the text says why."""
+
+
+def by_accounts(config: Config) -> Place:
+    """Return a `Place` that asks the sources of accounts in gpop's config, without any password."""
+    auth = config.auth
+    only_uid = None if os.geteuid() == 0 else os.geteuid()
+    limits = Limits(auth.first_valid_uid, auth.first_valid_gid, auth.maildir, only_uid)
+    asked = sources.build(auth.sources, limits)
+    for source in asked:
+        source.warm()
+
+    def place(name: bytes) -> tuple[bytes, int]:
+        verdict = sources.decide(asked, sources.Request(name, None, LOOPBACK))
+        if isinstance(verdict, Refused):
+            detail = f" ({verdict.detail})" if verdict.detail else ""
+            raise NoPlace(f"gpop would not serve this user: {verdict.reason}{detail}")
+        return verdict.account.maildir, verdict.account.uid
+
+    return place
+
+
+def by_pattern(pattern: str) -> Place:
+    """
+    Return a `Place` that puts the name into a path: %u all of it, %n what is before the @, %d what is after.
+
+    A path that begins with ~/ is in the home of the system's user of that name.
+
+    Raises:
+        NoPlace: the pattern has something else with a %, or none of these.
+    """
+    found = re.findall("%.?", pattern)
+    if not set(found) <= {"%u", "%n", "%d", "%%"} or not (found or pattern.startswith("~/")):
+        raise NoPlace(
+            f"{pattern}: a pattern has %u, %n or %d in it and nothing else with a %, or begins with ~/"
+        )
+
+    def place(name: bytes) -> tuple[bytes, int]:
+        local, _, domain = name.partition(b"@")
+        if b"/" in name or name.startswith(b".") or domain.startswith(b".") or b"\0" in name:
+            raise NoPlace("a name with / or with a dot in front is no part of a path")
+        if "%d" in pattern and not domain:
+            raise NoPlace(f"{pattern}: there is no domain in the name")
+        values = {"%u": name, "%n": local, "%d": domain, "%%": b"%"}
+        path = b"".join(
+            values[piece] if piece in values else piece.encode() for piece in re.split("(%.?)", pattern)
+        )
+        return (_home(local) + path[1:] if path.startswith(b"~/") else path), ANY_UID
+
+    return place
+
+
+def _home(name: bytes) -> bytes:
+    try:
+        return os.fsencode(pwd.getpwnam(os.fsdecode(name)).pw_dir)
+    except KeyError:
+        raise NoPlace("the system has no user of this name") from None
