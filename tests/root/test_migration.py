@@ -23,7 +23,14 @@ from loadtest.bench.kinds import Dovecot
 from loadtest.bench.maildrops import PASSWORD
 from loadtest.bench.servers import NotHere
 from loadtest.bench.servers import Server as OldServer
-from tests.migration.old_servers import DovecotWithMaster, fill, site_for_both, started, users_file
+from tests.migration.old_servers import (
+    DovecotOfNames,
+    DovecotWithMaster,
+    fill,
+    site_for_both,
+    started,
+    users_file,
+)
 from tests.serving import ROOT, Server
 
 pytestmark = pytest.mark.skipif(not ROOT, reason="starts servers that want root, for users of their own")
@@ -247,3 +254,24 @@ def test_a_master_user(moves: list[Move]) -> None:
     done = move.live("--master-user", name, "--master-password-file", str(secret))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 of 2 users imported, 23 unique-ids" in done.stdout
+    # Or with the user named beside it, as Cyrus wants it.
+    done = move.live(
+        "--again", "--master-user", name, "--master-password-file", str(secret), "--master-by-authzid"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 of 2 users imported, 0 unique-ids" in done.stdout
+
+
+def test_ids_that_no_client_may_be_told(moves: list[Move]) -> None:
+    """Dovecot with ids that are file names of any length: in doubt, or these alone are other ones."""
+    move = move_from(moves, DovecotOfNames, 60)
+    before = move.listed(move.old.port)
+    done = move.live()
+    assert done.returncode == 1 and "unusable id" in done.stdout
+    assert move.live("--replace-unusable").returncode == 0
+    with Server(move.site) as new:
+        after = move.listed(new.port)
+    assert len(after) == len(before)
+    for was, now in zip(before, after, strict=True):
+        shown = was.partition(b" ")[2]
+        assert was == now or len(shown) > 70 or not shown.isascii()
