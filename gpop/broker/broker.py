@@ -100,7 +100,7 @@ class Broker:
         self.listening = self._listen(plain["broker"])
         if not self.one_connection:
             self._listen_to_administrators()
-        self._watch_certificates(self.settings.tls_certificates)
+            self._watch_certificates(self.settings.tls_certificates)
         self._start_generation(plain, self.listening)
 
     def _listen_to_administrators(self) -> None:
@@ -290,7 +290,7 @@ class Broker:
             process.answered()
             self._say_when_ready(process.generation)
         elif kind == messages.CUT_OFF and process.name == "auth" and not fds:
-            self._replace_front(process.generation, messages.decode(octets).fields["front"])
+            self._cut_off(process, octets)
         else:
             channel.close_all(fds)
             self._reject(process, f"a frame of kind {kind} is not {process.name}'s to send now")
@@ -314,9 +314,14 @@ class Broker:
         fronts = sum(len(generation.fronts) for generation in serving)
         self.manager.status(f"{len(self.sessions.running)} sessions; fronts: {fronts}")
 
-    def _replace_front(self, generation: Generation, pid: int) -> None:
-        """Auth listens to that front no more, so it can serve nobody: its end starts another one."""
-        for front in generation.fronts:
+    def _cut_off(self, auth: Process, octets: bytes) -> None:
+        """Auth listens to a front no more, so that can serve nobody: its end starts another one."""
+        try:
+            pid = messages.fields_of(octets, messages.CUT_OFF)["front"]
+        except messages.BadFrame as error:
+            self._reject(auth, str(error))
+            return
+        for front in auth.generation.fronts:
             if front.pid == pid:
                 self._reject(front, "auth has ended the conversation with it")
 
@@ -624,29 +629,35 @@ def main(arguments: list[str]) -> int:
     log = Log(log_fd, "broker", console)
     broker = Broker(config_path, log)
     try:
-        if before:
-            newest = broker.take_over(before)
-            if trial:
-                _rehearse(broker)
-                return 0
-            broker.heed_signals()
-        else:
-            broker.heed_signals()
-            broker.start(plain, handed["surroundings"])
+        return _run(broker, handed, bool(trial))
     except (starting.StartFailed, upgrade.NotTakenOver) as error:
         print(f"gpop: {error}", file=sys.stderr)
         return 1
+    except Exception as error:
+        if trial:
+            raise  # who asks reads it
+        # The one outermost handler; without it nobody would ever know. Fronts and auth end with us.
+        log.write("process_fault", "error", problem=place(error))
+        return 1
+
+
+def _run(broker: Broker, handed: dict[str, Any], trial: bool) -> int:
+    """Be the broker, from its start or from where another version's has come to, to its end."""
+    before: dict[str, Any] = handed.get("upgrade", {})
+    newest = broker.take_over(before) if before else None
+    if trial:
+        _rehearse(broker)
+        return 0
+    broker.heed_signals()
+    if not newest:
+        broker.start(handed, handed["surroundings"])
     _rehearse(broker)
     starting.forget_standard_files()
     starting.close_import_system()
     gc.collect()
     gc.freeze()
     gc.disable()
-    try:
-        if before:
-            broker.go_on(newest, before["version"])
-        return broker.run()
-    except Exception as error:
-        # The one outermost handler; without it nobody would ever know. Fronts and auth end with us.
-        log.write("process_fault", "error", problem=place(error))
-        return 1
+    if newest:
+        broker.go_on(newest, before["version"])
+        before.clear()  # what was needed of it has been taken
+    return broker.run()
