@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 
 from gpop.broker.liveness import START_TIMEOUT_S, Liveness
 from tests.serving import wait_until
 
+# Short, but long enough for a process of a busy machine.
+TIMEOUT_S = 1.5
+
 
 @pytest.mark.parametrize("kind", ["front", "auth"])
 def test_a_process_that_hangs_is_replaced(make_server, kind):
     """Stopped, it does not end by itself; it is killed and another one serves."""
-    server = make_server(server__answer_timeout_s=0.5)
+    server = make_server(server__answer_timeout_s=TIMEOUT_S)
     (hanging,) = server.pids(kind)
     os.kill(hanging, signal.SIGSTOP)
     stuck = server.wait_for_event("process_stuck")
@@ -29,7 +33,7 @@ def test_a_process_that_hangs_is_replaced(make_server, kind):
 
 def test_a_draining_front_that_hangs_is_ended(make_server):
     """It would stay for ever, and what was left of its generation with it."""
-    server = make_server(server__answer_timeout_s=0.5)
+    server = make_server(server__answer_timeout_s=TIMEOUT_S)
     (old,) = server.pids("front")
     with server.connect():
         server.process.send_signal(signal.SIGHUP)
@@ -79,15 +83,16 @@ def test_a_process_that_is_started_again_and_never_ready_is_stuck():
 
 
 def test_who_answers_is_left_alone(make_server):
-    """Asked ten times a second, by a broker that sleeps for a while: nobody is taken for stuck."""
-    server = make_server(server__answer_timeout_s=0.3)
+    """A broker that sleeps for longer than an answer may take finds everybody late, and nobody stuck."""
+    server = make_server(server__answer_timeout_s=TIMEOUT_S)
     processes = server.children()
     os.kill(server.process.pid, signal.SIGSTOP)
-    with server.connect() as dialogue:
-        dialogue.ask("USER nobody")
-        dialogue.send(b"PASS wrong\r\n")
-        assert dialogue.line().startswith(b"-ERR")
-    server.wait_for_event("login_refused")
+    stopped = time.monotonic()
+    while time.monotonic() - stopped < 1.5 * TIMEOUT_S:
+        with server.connect() as dialogue:
+            dialogue.ask("USER nobody")
+            dialogue.send(b"PASS wrong\r\n")
+            assert dialogue.line().startswith(b"-ERR")
     os.kill(server.process.pid, signal.SIGCONT)
     for _ in range(5):
         server.pop().quit()

@@ -74,7 +74,7 @@ def managed(make_site):
 
 def test_the_service_manager_is_told_when_gpop_is_ready_and_when_it_stops(managed):
     """READY after the fronts accept, RELOADING around reloads and upgrades, STOPPING with its time."""
-    server, manager = managed(server__answer_timeout_s=1, server__grace_time_s=7)
+    server, manager = managed(server__answer_timeout_s=3, server__grace_time_s=7)
     manager.wait_for("READY=1")
     assert server.events("front_started"), "the fronts answer after they have begun to accept"
     with server.login():
@@ -97,11 +97,10 @@ def test_the_watchdog_is_fed_while_fronts_and_auth_answer(managed):
     manager.wait_for("WATCHDOG=1", 3)
     (front,) = server.pids("front")
     os.kill(front, signal.SIGSTOP)
-    # What was under way when it was stopped may have been answered.
-    manager.wait_for("WATCHDOG=1", 4)
     before = len(manager.told())
     server.wait_for_event("process_stuck")
-    assert manager.told()[before:].count("WATCHDOG=1") <= 1
+    # What was under way when it was stopped may have been answered; in this time it would be told 15 times.
+    assert manager.told()[before:].count("WATCHDOG=1") <= 3
     fed = manager.told().count("WATCHDOG=1")
     manager.wait_for("WATCHDOG=1", fed + 2)
     assert server.pids("front") not in ([], [front])
