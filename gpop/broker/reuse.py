@@ -171,8 +171,9 @@ class Reuse:
     def _reject(self, process: Process, problem: str) -> None:
         """End a process that was taken over, or is broken."""
         self._log.write("frame_rejected", "error", sender="session", pid=process.pid, problem=problem)
-        self._let_go(process)
+        # In this order: with its channel closed it could end as if nothing had been.
         os.kill(process.pid, signals.KILL)
+        self._let_go(process)
 
     def _is_free(self, process: Process) -> None:
         self._freed(process.pid)

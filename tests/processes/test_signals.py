@@ -182,8 +182,9 @@ def test_where_nothing_more_can_be_started_gpop_serves_on(server):
 
 
 @pytest.mark.parametrize("process", ["read-config", "auth-process"])
-def test_a_stop_during_a_reload(server, process):
+def test_a_stop_during_a_reload(make_server, process):
     """SIGTERM while the config is read, or while new processes start: none is waited for, none is started."""
+    server = make_server(server__grace_time_s=30)
     known = _children(server, process)
     with server.login() as dialogue:
         server.process.send_signal(signal.SIGHUP)
