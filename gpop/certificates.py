@@ -31,22 +31,22 @@ class Certificate:
     Attributes:
         context: makes TLS connections with it.
         names: the host names it is for, in lower case; some begin with "*.".
-        not_after: its end, as "2027-01-31T12:00:00Z".
+        not_after, not_after_s: its end, as "2027-01-31T12:00:00Z" and in seconds since 1970.
     """
 
-    __slots__ = ("_not_after_s", "chain_file", "context", "names", "not_after")
+    __slots__ = ("chain_file", "context", "names", "not_after", "not_after_s")
 
     def __init__(self, chain_file: str, context: ssl.SSLContext, facts: dict[str, Any]) -> None:
         self.chain_file = chain_file
         self.context = context
         alternatives = facts.get("subjectAltName", ())
         self.names = [name.lower() for kind, name in alternatives if kind == "DNS"]
-        self._not_after_s = ssl.cert_time_to_seconds(facts["notAfter"])
-        self.not_after = _utc(self._not_after_s)
+        self.not_after_s = ssl.cert_time_to_seconds(facts["notAfter"])
+        self.not_after = _utc(self.not_after_s)
 
     def days_left(self, now: float) -> int:
         """Return the whole days until it ends, at `now` (seconds since 1970); below 0 if it has ended."""
-        return int((self._not_after_s - now) // 86400)
+        return int((self.not_after_s - now) // 86400)
 
 
 def load(chain_file: str, key_file: str, min_version: str, ciphers: str) -> Certificate:

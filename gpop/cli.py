@@ -16,7 +16,7 @@ from gpop import __version__
 
 # command: (module with add_arguments(parser) and run(args) -> int, one line of help)
 COMMANDS = {
-    "serve": ("gpop.commands.serve", "serve POP3 in the foreground, log on standard output"),
+    "serve": ("gpop.commands.serve", "serve POP3 in the foreground"),
     "inetd": ("gpop.commands.inetd", "serve the one connection that inetd or tcpserver has accepted"),
     "check-config": ("gpop.commands.check_config", "check a config and say all that is wrong with it"),
     "demo": ("gpop.commands.demo", "serve a demo maildrop on loopback, without root"),

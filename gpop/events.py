@@ -4,7 +4,7 @@ The log: names of its events, and how a line is made and written.
 One JSON object a line (a readable form on a terminal), at most `MAX_LINE_OCTETS` long and
 written with one call that never blocks: a log reader that stalls costs lines, which are
 counted and reported, and never the service. The broker and auth write with `Log`; the
-front wraps the same `Log` in structlog (`structured`).
+front wraps the same `Log` in structlog (`structured`). Where the lines go, `log_target` knows.
 
 Everybody who logs executes this. It refuses to know secrets: no field ever is a password,
 and no octet of a peer or a file name reaches a line unescaped.
@@ -23,6 +23,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+    from gpop.tally import Tally
 
 # POSIX: a write of up to PIPE_BUF octets (4,096 on Linux) to a pipe is never mixed with another's.
 MAX_LINE_OCTETS = 4096
@@ -63,6 +65,8 @@ EVENTS = {
     "user_settings_problem": "a line of theirs is not usable; logins of its account get [SYS/TEMP]",
     "auth_cache_dropped": "the auth cache was emptied, and why",
     "penalty_raised": "a source address has to wait longer before its next login",
+    # metrics
+    "metrics_started": "metrics can be had: addresses",
     # broker
     "broker_started": "gpop serves: addresses, processes, version",
     "broker_stopped": "the last process ended",
@@ -82,6 +86,8 @@ EVENTS = {
     "process_ended": "a front or auth ended unexpectedly and will be started again",
     "session_died": "a session ended by a signal or a fault of its own",
     "session_unreported": "a session ended in order, but its front was gone: there is no session_closed",
+    "log_reopened": "the log goes to a file, or a syslog daemon, that was opened anew",
+    "log_reopen_failed": "the log could not be opened anew; it goes where it went",
     "frame_rejected": "a gpop process sent what no correct one sends; its conversation was ended",
     # any
     "log_lines_dropped": "the log could not be written for a while; so many lines are missing",
@@ -116,23 +122,8 @@ SESSION_NOTES = {
 }
 DIALOGUE_NOTES = ("command_received", "reply_sent")
 
-
-def open_log(fd: int) -> int:
-    """
-    Return a descriptor for the same file as `fd` which never blocks, for this process and its children.
-
-    O_NONBLOCK belongs to the open file: setting it on `fd` would change it for whoever
-    shares it, a shell for one. So the file is opened a second time; a socket can't be, and
-    is written with MSG_DONTWAIT instead.
-    """
-    if stat.S_ISSOCK(os.fstat(fd).st_mode):
-        return os.dup(fd)
-    flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-    try:
-        return os.open(f"/proc/self/fd/{fd}", flags)
-    except OSError:
-        # Another user's pipe or terminal: then a stalled reader does stall us.
-        return os.dup(fd)
+# RFC 5424 §6.2.1.
+SEVERITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 
 
 def printable(octets: bytes, limit: int = MAX_FIELD_CHARACTERS) -> str:
@@ -160,12 +151,17 @@ class Log:
     Writes events to `fd`, which it does not own, as `process` ("broker", "auth", "front").
 
     `text` makes JSON of a line's fields: who writes many lines has a quicker way than who must stay small.
+    `facility` is that of syslog if `fd` is the socket of its daemon, else -1.
 
     Attributes:
         dropped: lines that could not be written since the last one that could.
+        tally: where the events are counted, if they are.
     """
 
-    __slots__ = ("console", "debug", "dropped", "fd", "process", "socket", "text")
+    __slots__ = (
+        *("_torn", "console", "debug", "dropped", "facility", "fd", "process", "socket", "tally"),
+        "text",
+    )
 
     def __init__(
         self,
@@ -174,6 +170,7 @@ class Log:
         console: bool = False,
         debug: bool = False,
         text: Callable[[Any], str] = json_text,
+        facility: int = -1,
     ) -> None:
         self.fd = fd
         self.process = process
@@ -181,8 +178,19 @@ class Log:
         self.debug = debug
         self.dropped = 0
         self.text = text
+        self.facility = facility
+        self.tally: Tally | None = None
+        self._torn = False
         is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
         self.socket = _socket.socket(fileno=os.dup(fd)) if is_socket else None
+
+    def replace(self, fd: int) -> None:
+        """Write to what `fd` is from here on, which is of the same kind as before; takes it over."""
+        os.dup2(fd, self.fd, inheritable=False)
+        if self.socket is not None:
+            os.dup2(fd, self.socket.fileno(), inheritable=False)
+        os.close(fd)
+        self._torn = False
 
     def write(self, event: str, level: str = "info", **fields: Any) -> None:
         """Write one event. Fields are numbers, booleans, None, text, or lists of these."""
@@ -191,10 +199,19 @@ class Log:
         self.write_line(self.line(event, level, fields))
 
     def line(self, event: str, level: str, fields: dict[str, Any]) -> str:
-        """Return the line of an event, shortened field by field until it fits."""
+        """Return the line of an event, shortened field by field until it fits; the event is counted."""
         assert event in EVENTS, event
+        if self.tally is not None:
+            self.tally.add(("events", event))
+        return self._line(event, level, fields)
+
+    def _line(self, event: str, level: str, fields: dict[str, Any]) -> str:
+        head = f"<{self.facility * 8 + SEVERITIES[level]}>{_syslog_tag()}" if self.facility >= 0 else ""
         if self.console:
-            return _console_line(event, level, self.process, fields)[: MAX_LINE_OCTETS // 4]
+            return head + _console_line(event, level, self.process, fields)[: MAX_LINE_OCTETS // 4]
+        return head + self._json_line(event, level, fields)
+
+    def _json_line(self, event: str, level: str, fields: dict[str, Any]) -> str:
         now = time.time()
         head = {
             "ts": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z",
@@ -213,23 +230,43 @@ class Log:
         """Write a rendered line; one that can't be written at once is dropped and counted."""
         if self.dropped:
             dropped = self.dropped
-            if not self._put(self.line("log_lines_dropped", "warning", {"lines": dropped})):
-                self.dropped += 1
+            if not self._put(self._line("log_lines_dropped", "warning", {"lines": dropped})):
+                self._drop()
                 return
             self.dropped -= dropped
         if not self._put(line):
-            self.dropped += 1
+            self._drop()
+
+    def _drop(self) -> None:
+        self.dropped += 1
+        if self.tally is not None:
+            self.tally.add(("log_lines_dropped",))
 
     def _put(self, line: str) -> bool:
-        octets = (line + "\n").encode("utf-8", "backslashreplace")
+        octets = (line if self.facility >= 0 else line + "\n").encode("utf-8", "backslashreplace")
         try:
             if self.socket is not None:
                 self.socket.send(octets, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
-            else:
-                os.write(self.fd, octets)
+                return True
+            if self._torn:
+                octets = b"\n" + octets
+            written = os.write(self.fd, octets)
         except OSError:
             return False  # full, stalled or gone: whatever it is, it is no reason to end a service
-        return True
+        # A disk that is nearly full takes a part of a line. The next one must not go on where that ends.
+        self._torn = written < len(octets)
+        return not self._torn
+
+
+def log_of(process: str, options: dict[str, str], text: Callable[[Any], str] = json_text) -> Log:
+    """Return the log of a process that the broker started with these `options`."""
+    facility = int(options.get("log-facility", "-1"))
+    return Log(int(options["log-fd"]), process, "console" in options, "debug" in options, text, facility)
+
+
+def _syslog_tag() -> str:
+    """What stands before a message in the form that every syslog daemon knows (RFC 3164 §4.1)."""
+    return f"{time.strftime('%b %e %H:%M:%S')} gpop[{os.getpid()}]: "
 
 
 def _shortened(fields: dict[str, Any], limit: int) -> dict[str, Any]:

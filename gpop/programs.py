@@ -61,10 +61,9 @@ def start_command(
         return pid
     try:
         signals.set_wakeup_fd(-1)
-        for number in (signals.TERM, signals.USR1):
-            signals.handle(number, signals.SIG_DFL)
+        signals.handle(signals.TERM, signals.SIG_DFL)
         # These may be sent to all of a terminal's or a service's processes; the broker alone heeds them.
-        for number in (signals.INT, signals.HUP, signals.USR2):
+        for number in (signals.INT, signals.HUP, signals.USR1, signals.USR2):
             signals.handle(number, signals.SIG_IGN)
         for fd in keep:
             os.set_inheritable(fd, True)

@@ -150,12 +150,13 @@ def gpop_command(*arguments: str, program: Path | None = None) -> list[str]:
 
 
 class Server:
-    """`gpop serve` on a site, started and ready; `with` stops it."""
+    """`gpop serve` on a site, started and ready; `with` stops it. `log_path`: if not on its output."""
 
     def __init__(
         self,
         site: Site,
         ready: bool = True,
+        log_path: Path | None = None,
         program: Path | None = None,
         started_by: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
@@ -166,8 +167,9 @@ class Server:
         `started_by`: a command that becomes, in the same process, the command that follows it.
         """
         self.site = site
-        self.log_path = site.path / f"log{next(_counter)}"
-        with open(self.log_path, "wb") as log:
+        self.output_path = site.path / f"log{next(_counter)}"
+        self.log_path = log_path or self.output_path
+        with open(self.output_path, "wb") as log:
             self.process = subprocess.Popen(
                 [*started_by, *gpop_command("serve", "--config", str(site.config), program=program)],
                 env=os.environ | (environment or {}),
@@ -191,6 +193,8 @@ class Server:
     def events(self, *names: str) -> list[dict]:
         """The log so far, or the events with these names in it."""
         events = []
+        if not self.log_path.exists():
+            return []  # gpop makes it, or a syslog daemon does
         for line in self.log_path.read_text().splitlines(keepends=True):
             # The last one may be half written when it is read.
             if line.startswith("{") and line.endswith("\n"):
@@ -209,7 +213,7 @@ class Server:
 
         def enough() -> bool:
             if self.process.poll() is not None and len(matching()) < count:
-                raise AssertionError(f"gpop ended before {name}:\n{self.log_path.read_text()}")
+                raise AssertionError(f"gpop ended before {name}:\n{self.output_path.read_text()}")
             return len(matching()) >= count
 
         def what() -> str:
@@ -223,14 +227,14 @@ class Server:
         return [event for event in self.events() if event["event"] in FAULTS or event.get("fault")]
 
     def children(self) -> dict[int, str]:
-        """The processes under the broker: pid -> "front", "auth" or "session"."""
+        """The processes under the broker: pid -> "front", "auth", "metrics" or "session"."""
         found = {}
         for child in children_of(self.process.pid):
             try:
                 arguments = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            for kind in ("front", "auth"):
+            for kind in ("front", "auth", "metrics"):
                 if f"{kind}-process".encode() in arguments:
                     found[child] = kind
                     break

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import marshal
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -70,7 +72,7 @@ def test_every_setting_reaches_a_process(write: Write) -> None:
     """A setting that no process gets would be read, checked, and without effect."""
     plain = reading.read(write(SOURCE)).config().as_plain()
     handed_over = set().union(*plain.values())
-    assert handed_over == {setting.field for setting in SETTINGS} | {"sources"}
+    assert handed_over == {setting.field for setting in SETTINGS} | {"sources", "certificate_ends"}
 
 
 def test_settings_are_plain_values(write: Write) -> None:
@@ -314,6 +316,52 @@ def test_a_line_of_the_passwd_file_that_cannot_be_used_is_a_warning(write: Write
     assert any(text.startswith(f"{tmp_path}/passwd:2: ") and "WHAT" in text for text in found), found
 
 
+def test_metrics_have_an_address_of_their_own(write: Write) -> None:
+    """Not one at which mail is served; and one that others can reach is worth a warning."""
+    text = (
+        SOURCE + '[server]\nlisten = ["127.0.0.1:110"]\n[metrics]\nlisten = ["127.0.0.1:110", "[::]:9610"]\n'
+    )
+    found = reading.read(write(text))
+    assert [(problem.key, "of its own" in problem.text) for problem in found.errors] == [
+        ("metrics.listen[1]", True)
+    ]
+    assert [problem.key for problem in found.warnings] == ["metrics.listen[2]"]
+
+
+def test_metrics_need_their_package(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before anything is started, with what to type."""
+    as_user(monkeypatch, 1000)
+    path = write(SOURCE + '[metrics]\nlisten = ["127.0.0.1:9610"]\n')
+    assert not machine_problems(path).errors
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    (problem,) = machine_problems(path).errors
+    assert (problem.key, problem.line) == ("metrics.listen", 5)
+    assert "pip install 'gpop[metrics]'" in problem.text
+
+
+def test_a_log_has_a_place_to_go(write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file in a folder that nobody else can write to, or the socket of a daemon; else it is an error."""
+    as_user(monkeypatch, os.geteuid())
+    folder = tmp_path / "log"
+    folder.mkdir(mode=0o700)
+
+    def problems(target: str, key: str, path: Path) -> list[str]:
+        text = f'{SOURCE}[server]\nuser = "nobody"\n[log]\ntarget = "{target}"\n{key} = "{path}"\n'
+        return [problem.key for problem in machine_problems(write(text)).errors]
+
+    assert problems("file", "path", folder / "gpop.log") == []
+    assert problems("file", "path", tmp_path / "none" / "gpop.log") == ["log.path"]
+    assert problems("file", "path", folder) == ["log.path"]
+    folder.chmod(0o770)
+    assert problems("file", "path", folder / "gpop.log") == ["log.path"]
+    assert problems("stdout", "path", folder / "gpop.log") == []
+    assert problems("syslog", "syslog_socket", folder) == ["log.syslog_socket"]
+    assert problems("syslog", "syslog_socket", folder / "none") == ["log.syslog_socket"]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
+        daemon.bind(str(folder / "socket"))
+        assert problems("syslog", "syslog_socket", folder / "socket") == []
+
+
 def test_root_needs_the_service_user(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fronts must not run as root because a user was forgotten, nor as root by name."""
     as_user(monkeypatch, 0)
@@ -408,7 +456,7 @@ def test_main_prints_the_settings(
     as_user(monkeypatch, 1000)
     assert reading.main([write(SOURCE + "[session]\nlock = false\n")]) == 0
     answer = marshal.loads(capfdbinary.readouterr().out)
-    assert set(answer["settings"]) == {"broker", "front", "auth", "session"}
+    assert set(answer["settings"]) == {"broker", "front", "auth", "session", "metrics"}
     assert answer["settings"]["session"]["lock"] is False
     assert any("session.lock = false" in warning for warning in answer["warnings"])
 

@@ -36,6 +36,7 @@ from gpop.auth.deciding import Attempt, Decider
 from gpop.config import AuthSettings
 from gpop.privsep import channel, messages
 from gpop.programs import read_settings
+from gpop.tally import Tally
 
 # Accepted logins that may wait for a broker which does not read for a moment.
 MAX_OUTBOX = 256
@@ -142,7 +143,16 @@ class Auth:
                 if handler is not None:
                     handler()
             self.decider.tick(time.monotonic())
+            if self.log.tally is not None:
+                self._count(self.log.tally)
         self.decider.end()
+
+    def _count(self, tally: Tally) -> None:
+        decider = self.decider
+        tally.set(("undecided_logins",), len(decider.pending))
+        tally.set(("running_checks",), decider.running_checks())
+        tally.set(("penalised_sources",), len(decider.penalties))
+        tally.set(("auth_cache_entries",), len(decider.cache) if decider.cache is not None else 0)
 
     def _ended(self) -> bool:
         if self.broker is None:
@@ -187,7 +197,11 @@ class Auth:
         if frame.kind == messages.ATTACH:
             self._attach(fds[0], frame.fields["front"])
         elif frame.kind == messages.ALIVE:
+            if self.log.tally is not None:
+                self.log.tally.answer(time.monotonic())
             self._tell_broker(messages.encode(messages.ALIVE))
+        elif frame.kind == messages.LOG:
+            self.log.replace(fds[0])
         elif frame.kind == messages.DRAIN:
             self.drain(at_once=bool(frame.fields["at_once"]))
         else:
@@ -425,10 +439,13 @@ def main(arguments: list[str]) -> int:
     """Run as auth, started by the broker (`supervision.Generation.start_process`)."""
     options = dict(argument[2:].partition("=")[::2] for argument in arguments)
     settings = AuthSettings(**read_settings(int(options["settings-fd"])))
-    log = events.Log(int(options["log-fd"]), "auth", "console" in options, "debug" in options)
+    log = events.log_of("auth", options)
     try:
         control_fd = int(options["control-fd"])
-        starting.clean_surroundings({control_fd, *_descriptors_of(log)})
+        tally_fds = [int(options["tally-fd"])] if "tally-fd" in options else []
+        starting.clean_surroundings({control_fd, *_descriptors_of(log), *tally_fds})
+        for fd in tally_fds:
+            log.tally = Tally(fd, "auth")
         sources = starting.build_sources(settings, log)
         auth = Auth(settings, sources, socket.socket(fileno=control_fd), log)
         starting.forbid_reading()

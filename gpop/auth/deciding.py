@@ -173,6 +173,10 @@ class Decider:
         self._running: dict[int, tuple[checker.Checker, Attempt]] = {}  # by pipe
         self._unreaped: dict[int, tuple[checker.Checker, bytes]] = {}  # by pid, with its source
 
+    def running_checks(self) -> int:
+        """Return how many checkers are at work."""
+        return len(self._running)
+
     def _watched_files(self) -> list[str]:
         return [*SYSTEM_FILES, *(path for source in self.sources for path in source.watched_files())]
 

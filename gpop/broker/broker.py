@@ -1,9 +1,9 @@
 """
 PROCESS: the broker. Root; supervises, and forks a session for each login that auth accepted.
 
-May run as root in this process: broker.*, `programs`, `signals`, `events`, `json_text`, `privsep.*`,
-and of the session `session.run` and `privsep.credentials.become_user` in the forked child, until
-it is the mail user. Loaded here but run only there: session.*, `pop3.*`, `maildrop.*`.
+May run as root in this process: broker.*, `programs`, `signals`, `events`, `log_target`, `json_text`,
+`tally`, `privsep.*`, and of the session `session.run` and `privsep.credentials.become_user` in the forked
+child, until it is the mail user. Loaded here but run only there: session.*, `pop3.*`, `maildrop.*`.
 
 It sees no password and parses nothing that a client sent. It imports as little as can be,
 because a fork copies what it has: every module here is paid for in every session.
@@ -17,7 +17,7 @@ import select
 import sys
 import time
 
-from gpop import __version__, signals
+from gpop import __version__, log_target, signals
 from gpop.broker import rehearsal, starting, upgrade
 from gpop.broker.control import Control
 from gpop.broker.listening import Listening, inherited_sockets, listening_socket, spelled
@@ -25,10 +25,12 @@ from gpop.broker.liveness import START_TIMEOUT_S, Liveness
 from gpop.broker.service_manager import ServiceManager
 from gpop.broker.sessions import Sessions, exit_fields
 from gpop.broker.supervision import DRAINING, SERVING, STARTING, Generation, Process
+from gpop.broker.tallies import Lent, Tallies
 from gpop.broker.watching import LOOK_S, FileWatch
-from gpop.events import Log, open_log, place
+from gpop.events import Log, place
 from gpop.privsep import channel, messages
 from gpop.programs import Inquiry, config_answer, read_config, read_settings
+from gpop.tally import Tally
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,14 +57,16 @@ class Values:
 class Broker:
     """The supervisor's state, and one method per thing that can happen to it."""
 
-    def __init__(self, config_path: str, log: Log) -> None:
+    def __init__(self, config_path: str, log: Log, log_settings: BrokerSettings) -> None:
         self.config_path = config_path
         self.log = log
+        self.log_settings = log_settings  # those of the start: where the log goes, no reload changes
         self.poller = select.poll()
         self.handlers: dict[int, Callable[[], None]] = {}
         self.listening: Listening = {}
         self.generations: list[Generation] = []
         self.processes: dict[int, Process] = {}
+        self.tallies: Tallies | None = None  # what processes count in, if there are to be metrics
         self.sessions = Sessions(log, self._watch, self._unwatch)
         self.administration = Control(log, self.sessions.running, self._watch, self._unwatch, self._reap)
         self.signals: set[int] = set()
@@ -76,9 +80,13 @@ class Broker:
         self.inherited: Listening = {}
         self.one_connection = False  # they are one connection, as from inetd, and we end with it
         self.certificates: FileWatch | None = None
+        self.syslog: FileWatch | None = None
+        if log_settings.log_target == "syslog":
+            self.syslog = FileWatch([log_settings.log_syslog_socket], time.monotonic())
         self.stop_at: float | None = None  # when the grace time is over
         self.kill_at: float | None = None
         self.failed = False
+        self.pid_file = ""
         self.on_terminal = os.isatty(log.fd)
         self.boot_id = starting.read_boot_id()
         self.settings: BrokerSettings
@@ -96,11 +104,14 @@ class Broker:
         self.inherited = inherited_sockets(surroundings["sockets"])
         self.one_connection = surroundings["one_connection"]
         self._adopt(plain)
+        if self.one_connection:
+            plain["broker"]["metrics_listen"] = []  # there are as many of us as there are connections
         starting.prepare_run_directory(self.settings.run_dir)
         self.listening = self._listen(plain["broker"])
         if not self.one_connection:
             self._listen_to_administrators()
-            self._watch_certificates(self.settings.tls_certificates)
+            # Not before: another gpop that has these addresses is the one to be signalled.
+            self.pid_file = starting.write_pid_file(self.settings.run_dir)
         self._start_generation(plain, self.listening)
 
     def _listen_to_administrators(self) -> None:
@@ -141,7 +152,14 @@ class Broker:
         self, plain: dict[str, Any], listening: Listening, for_upgrade: bool = False
     ) -> None:
         now = time.monotonic()
-        generation = Generation(plain, listening, self.log, now)
+        try:
+            if plain["broker"]["metrics_listen"]:
+                self._begin_counting()
+        except OSError as error:
+            problem = f"nothing can be counted, and there are no metrics: {error.strerror}"
+            self.log.write("process_fault", "error", problem=problem)
+        tallies = self.tallies if plain["broker"]["metrics_listen"] else None
+        generation = Generation(plain, listening, self.log, tallies, now)
         generation.for_upgrade = for_upgrade
         self.generations.append(generation)
         try:
@@ -149,6 +167,21 @@ class Broker:
                 self._start_process(generation, name, now)
         except OSError as error:
             self._starting_failed(generation, f"no process can be started: {error.strerror}")
+
+    def _begin_counting(self) -> None:
+        """From here on this process counts, and those that will be started. Raises OSError."""
+        if self.tallies is not None:
+            return
+        tallies = Tallies()
+        tallies.brokers.belongs_to(os.getpid())
+        self.tallies = tallies
+        self._count_in(tallies.brokers).set(("started_s",), int(time.time()))
+
+    def _count_in(self, lent: Lent) -> Tally:
+        # No session may have it: it is the mail user's process.
+        self.log.tally = tally = Tally(os.dup(lent.fd), "broker", forked_from=True)
+        self.sessions.count_in(tally)
+        return tally
 
     def _start_process(self, generation: Generation, name: str, now: float) -> None:
         self._supervise(generation.start_process(name, now))
@@ -172,7 +205,7 @@ class Broker:
         wakeup, wakeup_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._watch(wakeup, lambda: starting.drain_pipe(wakeup))
         signals.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
-        for number in (signals.TERM, signals.INT, signals.HUP, signals.USR2):
+        for number in (signals.TERM, signals.INT, signals.HUP, signals.USR1, signals.USR2):
             signals.actions[number] = self.signals.add
         signals.install()
 
@@ -188,6 +221,7 @@ class Broker:
                 self._handle_signals()
             self._reap()
             self._keep_time(time.monotonic())
+        starting.remove_pid_file(self.pid_file)
         self.log.write("broker_stopped", level="error" if self.failed else "info")
         return 1 if self.failed else 0
 
@@ -212,13 +246,15 @@ class Broker:
         if waits:
             return POLL_MS
         next_look_ms = int(self.liveness.look_s * 1000) + 1
-        if self.certificates:
+        if self.certificates or self.syslog:
             return min(next_look_ms, int(LOOK_S * 1000))
         return min(next_look_ms, IDLE_POLL_MS) if self.sessions.reuse.pids() else next_look_ms
 
     def _keep_time(self, now: float) -> None:
         if self.successor:
             self._give_way(self.successor)
+        if self.log.tally is not None:
+            self.log.tally.set(("running_sessions",), len(self.sessions.running))
         for generation in self.generations:
             if generation.missing:
                 self._start_missing(generation, now)
@@ -232,6 +268,8 @@ class Broker:
             self.sessions.reuse.end_idle(now)
         if self.certificates and self.stop_at is None and not self._reloads():
             self._look_at_certificates(self.certificates, now)
+        if self.syslog and self.syslog.changed(now):
+            self._reopen_log()  # another daemon is there, or it has started again: ours is nobody's socket
         if self.stop_at is not None and now >= self.stop_at:
             self._end_what_is_left(now)
 
@@ -249,6 +287,8 @@ class Broker:
         self.signals -= arrived
         if signals.TERM in arrived or signals.INT in arrived:
             self._stop(time.monotonic())
+        if signals.USR1 in arrived and self.log_settings.log_target != "stdout":
+            self._reopen_log()
         if signals.USR2 in arrived and self.stop_at is None and not self.one_connection:
             if self._reloads():
                 self.signals.add(signals.USR2)
@@ -263,6 +303,22 @@ class Broker:
                 self.signals.add(signals.HUP)
             else:
                 self._renew()
+
+    # The log
+
+    def _reopen_log(self) -> None:
+        """Open the log anew, for every process: the file was renamed, or the syslog daemon has gone."""
+        where = log_target.place_of(self.log_settings)
+        try:
+            fd = log_target.open_target(self.log_settings)
+        except OSError as error:
+            self.log.write("log_reopen_failed", "error", path=where, problem=error.strerror)
+            return
+        octets = messages.encode(messages.LOG)
+        for process in self.processes.values():
+            process.tell(octets, [fd])
+        self.log.replace(fd)
+        self.log.write("log_reopened", path=where)
 
     # Logins
 
@@ -291,9 +347,20 @@ class Broker:
             self._say_when_ready(process.generation)
         elif kind == messages.CUT_OFF and process.name == "auth" and not fds:
             self._cut_off(process, octets)
+        elif kind == messages.LOOK and process.name == "metrics" and not fds:
+            self._look(time.monotonic())
         else:
             channel.close_all(fds)
             self._reject(process, f"a frame of kind {kind} is not {process.name}'s to send now")
+
+    def _look(self, now: float) -> None:
+        """Somebody asks whether all is well: each process says so for itself, if it can."""
+        if self.tallies is None or self.log.tally is None or not self.tallies.may_look(now):
+            return
+        self.log.tally.answer(now)
+        for process in self.processes.values():
+            if process.is_needed and not process.asked:
+                process.ask()
 
     def _reject(self, process: Process, problem: str) -> None:
         """End a process that does not speak as gpop does: it was taken over, or is broken."""
@@ -353,7 +420,7 @@ class Broker:
             self.ending -= 1
         if self.one_connection and process.name == "front" and self.stop_at is None:
             self._stop(time.monotonic())
-        if generation.state == STARTING:
+        if generation.state == STARTING and process.is_needed:
             generation.ended(process, time.monotonic())
             self._starting_failed(generation, f"{process.name} ended: {exit_fields(status)}")
             return
@@ -361,6 +428,8 @@ class Broker:
         if again is not None:
             fields: dict[str, Any] = {"ended": process.name, "pid": process.pid, "restart_in_s": again}
             self.log.write("process_ended", "error", **fields, **exit_fields(status))
+            if self.log.tally is not None:
+                self.log.tally.add(("restarts", process.name))
         elif not generation.processes() and generation in self.generations:
             self.generations.remove(generation)
 
@@ -410,6 +479,7 @@ class Broker:
     def _starting_failed(self, generation: Generation, problem: str) -> None:
         """A new generation did not come up: end it, and keep the old one if there is one."""
         generation.state = DRAINING
+        generation.missing = []
         generation.end(signals.KILL)
         for address in generation.listening.keys() - self.listening.keys():
             generation.listening[address].close()
@@ -516,6 +586,8 @@ class Broker:
             inherited=bool(self.inherited),
             notify_socket=self.manager.address,
             watchdog_s=self.manager.watchdog_s,
+            tallies=self.tallies,
+            log_settings=vars(self.log_settings),
         )
 
     def _try_next_broker(self, generation: Generation) -> None:
@@ -556,7 +628,9 @@ class Broker:
         """
         upgrade.check(state)
         self.manager = ServiceManager(state["notify_socket"], state["watchdog_s"])
-        self.listening, self.generations = upgrade.taken_over(state, self.log)
+        self.listening, self.generations, self.tallies = upgrade.taken_over(state, self.log)
+        if self.tallies:
+            self._count_in(self.tallies.brokers)
         if state["inherited"]:
             self.inherited = self.listening
         self.signals.update(state["signals"])
@@ -573,6 +647,7 @@ class Broker:
         """Serve with the generation that the broker of version `before` has started."""
         self.log.write("upgrade_finished", version=__version__, before=before, pid=os.getpid())
         self._listen_to_administrators()
+        self.pid_file = starting.write_pid_file(self.settings.run_dir)
         self._became_ready(newest)
 
     # Stopping
@@ -615,19 +690,24 @@ def _rehearse(broker: Broker) -> None:
 
 def main(arguments: list[str]) -> int:
     """
-    Run as the broker: `broker CONFIG SETTINGS_FD`, log on descriptor 1.
+    Run as the broker: `broker CONFIG SETTINGS_FD`.
 
     With `trial` behind that it is only seen whether it could take over from the broker that asks.
     """
     config_path, settings_fd, *trial = arguments
     handed = read_settings(int(settings_fd))
     before = handed.get("upgrade")
-    plain = before["generations"][-1]["settings"] if before else handed
-    log_fd = before["log_fd"] if before else open_log(1)
-    log_format = plain["broker"]["log_format"]
-    console = log_format == "console" or (log_format == "auto" and os.isatty(log_fd))
-    log = Log(log_fd, "broker", console)
-    broker = Broker(config_path, log)
+    log_settings: Any = Values(before["log_settings"] if before else handed["broker"])
+    try:
+        log_fd = before["log_fd"] if before else log_target.open_target(log_settings)
+    except OSError as error:
+        where = f"log.target = {log_settings.log_target}: {log_target.place_of(log_settings)}"
+        print(f"gpop: {where}: {error.strerror}", file=sys.stderr)
+        return 1
+    is_terminal = log_settings.log_target == "stdout" and os.isatty(log_fd)
+    console = log_settings.log_format == "console" or (log_settings.log_format == "auto" and is_terminal)
+    log = Log(log_fd, "broker", console, facility=log_target.facility_of(log_settings))
+    broker = Broker(config_path, log, log_settings)
     try:
         return _run(broker, handed, bool(trial))
     except (starting.StartFailed, upgrade.NotTakenOver) as error:

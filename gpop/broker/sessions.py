@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 
 from gpop import signals
 from gpop.broker.reuse import Reuse
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from gpop.config import SessionSettings
     from gpop.maildrop.opening import Options
+    from gpop.tally import Tally
 
 # Nothing here makes cycles on purpose; what exceptions leave behind is collected this often.
 FORKS_PER_COLLECTION = 1000
@@ -58,9 +60,11 @@ class Sessions:
 
     __slots__ = (
         "_by_maildrop",
+        "_fork_at",
         "_forks",
         "_log",
         "_max_per_account",
+        "_tally",
         "options",
         "reuse",
         "running",
@@ -79,6 +83,8 @@ class Sessions:
         self._forks = 0
         self._max_per_account = 0
         self.running: dict[int, bytes] = {}
+        self._tally: Tally | None = None
+        self._fork_at = 0
         self.reuse = Reuse(log, watch, unwatch, self._freed)
         self.settings: SessionSettings
         self.options: Options
@@ -90,6 +96,10 @@ class Sessions:
         # There is no /proc in a session's jail to read the boot id from.
         self.options = session.maildrop_options(settings, boot_id)
         self.reuse.adopt(settings, self.options)
+
+    def count_in(self, tally: Tally) -> None:
+        """Count forks, and what they take, from here on."""
+        self._tally, self._fork_at = tally, tally.first_of("fork")
 
     def pids(self) -> set[int]:
         """The processes of sessions, those that wait for another login included."""
@@ -151,9 +161,13 @@ class Sessions:
     def _fork(self, login: bytes, fds: list[int]) -> int:
         # What a session needs is looked up here, where it has been looked up before.
         run, settings, options = session.run, self.settings, self.options
+        before = time.monotonic_ns()
         pid = os.fork()
         if pid == 0:
             run(login, fds[0], fds[1], settings, options)
+        if self._tally is not None:
+            # The parent's part: so long nobody else's login is looked at.
+            self._tally.observe(self._fork_at, (time.monotonic_ns() - before) // 1000)
         self._forks += 1
         if self._forks % FORKS_PER_COLLECTION == 0:
             gc.collect()

@@ -29,6 +29,32 @@ def prepare_run_directory(run_dir: str) -> None:
         raise StartFailed(f"server.run_dir: {run_dir}: {error.strerror}") from error
 
 
+def write_pid_file(run_dir: str) -> str:
+    """
+    Say who is to be signalled, to logrotate for one; returns the path, "" if there is none.
+
+    What can't be written is no reason not to serve: it is missing then, and nobody is signalled.
+    """
+    if os.geteuid() != 0:
+        return ""
+    path = os.path.join(run_dir, "broker.pid")
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            os.fchmod(file.fileno(), 0o644)
+            file.write(f"{os.getpid()}\n")
+    except OSError:
+        return ""
+    return path
+
+
+def remove_pid_file(path: str) -> None:
+    """Nobody with our number is to be signalled any more."""
+    try:
+        os.unlink(path)
+    except OSError:
+        return  # there was none, or somebody was faster
+
+
 def drain_pipe(fd: int) -> None:
     """Read what a signal has written."""
     try:

@@ -1,8 +1,9 @@
 """
-EDGE: starting gpop's other processes and keeping them: front and auth, in generations.
+EDGE: starting gpop's other processes and keeping them: front, auth and metrics, in generations.
 
-A generation is one auth and its fronts, all started from one state of the config. The
-broker holds one that serves, at most one that is starting, and any number that drain.
+A generation is one auth and its fronts, all started from one state of the config, and a metrics
+process if there is to be one, without which it works as well. The broker holds one that serves, at
+most one that is starting, and any number that drain.
 Executed by the broker as root; it sees settings and descriptors, never a login.
 """
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gpop.broker.listening import Listening
+    from gpop.broker.tallies import Lent, Tallies
 
 STARTING, SERVING, DRAINING = range(3)
 
@@ -34,14 +36,14 @@ SETTLED_S = 60.0
 
 class Process:
     """
-    A front or an auth: its control channel, and whether it is at work.
+    A front, an auth or a metrics process: its control channel, its tally, and whether it is at work.
 
     Attributes:
         ready: it has said that it is warmed and waits.
         asked, missed: whether an answer to ALIVE is due, and at how many looks it has not been there.
     """
 
-    __slots__ = ("asked", "control", "generation", "missed", "name", "pid", "ready", "started")
+    __slots__ = ("asked", "control", "generation", "missed", "name", "pid", "ready", "started", "tally")
 
     def __init__(
         self, name: str, pid: int, control: _socket.socket, generation: Generation, now: float
@@ -54,6 +56,12 @@ class Process:
         self.started = now
         self.asked = False
         self.missed = 0
+        self.tally: Lent | None = None
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether logins need it."""
+        return self.name != "metrics"
 
     def ask(self) -> None:
         """Have it say that it is at work."""
@@ -83,32 +91,40 @@ class Generation:
         "fronts",
         "listening",
         "log",
+        "metrics",
         "missing",
         "settings",
         "started",
         "state",
+        "tallies",
     )
 
-    def __init__(self, settings: dict[str, Any], listening: Listening, log: Log, now: float) -> None:
+    def __init__(
+        self, settings: dict[str, Any], listening: Listening, log: Log, tallies: Tallies | None, now: float
+    ) -> None:
+        """`tallies`: what its processes count in, None if nothing is counted."""
         self.settings = settings
         self.listening = listening
         self.log = log
+        self.tallies = tallies
         self.started = now
         self.state = STARTING
         self.for_upgrade = False  # it is to serve under the next version's broker
         self.auth: Process | None = None
         self.fronts: list[Process] = []
+        self.metrics: Process | None = None
         # When processes that ended are to be started again: (monotonic seconds, name).
         self.missing: list[tuple[float, str]] = []
-        self.back_off = {"front": FIRST_BACK_OFF_S, "auth": FIRST_BACK_OFF_S}
+        self.back_off = dict.fromkeys(("front", "auth", "metrics"), FIRST_BACK_OFF_S)
 
     def processes(self) -> list[Process]:
         """Its processes that run."""
-        return ([self.auth] if self.auth else []) + self.fronts
+        return [each for each in (self.auth, *self.fronts, self.metrics) if each]
 
     def wanted(self) -> list[str]:
         """The names of the processes that it consists of."""
-        return ["auth", *["front"] * self.settings["broker"]["fronts"]]
+        settings = self.settings["broker"]
+        return ["auth", *["front"] * settings["fronts"], *(["metrics"] if settings["metrics_listen"] else [])]
 
     def start_process(self, name: str, now: float) -> Process:
         """
@@ -117,33 +133,54 @@ class Generation:
         Raises:
             OSError: it can't be started now.
         """
+        lent = self.tallies.lend(name) if self.tallies and name != "metrics" else None
+        try:
+            process = self._start_process(name, lent, now)
+        except OSError:
+            if self.tallies and lent:
+                self.tallies.take_back(lent)
+            raise
+        if name == "auth":
+            self.auth = process
+        elif name == "front":
+            self.fronts.append(process)
+        else:
+            self.metrics = process
+            if self.tallies:
+                self.tallies.add_reader(process)
+        if self.state == SERVING and process.is_needed:
+            self._connect(self.fronts if name == "auth" else [process])
+        return process
+
+    def _start_process(self, name: str, lent: Lent | None, now: float) -> Process:
         settings_fd = settings_file(self.settings[name])
         try:
             ours, theirs = channel.pair()
             try:
-                pid = self._start_program(name, theirs.fileno(), settings_fd)
+                pid = self._start_program(name, theirs.fileno(), settings_fd, lent)
             finally:
                 theirs.close()
         finally:
             os.close(settings_fd)
         ours.setblocking(False)
         process = Process(name, pid, ours, self, now)
-        if name == "auth":
-            self.auth = process
-        else:
-            self.fronts.append(process)
-        if self.state == SERVING:
-            self._connect(self.fronts if name == "auth" else [process])
+        if lent:
+            process.tally = lent
+            lent.belongs_to(pid)
         return process
 
-    def _start_program(self, name: str, control_fd: int, settings_fd: int) -> int:
+    def _start_program(self, name: str, control_fd: int, settings_fd: int, lent: Lent | None) -> int:
         listening = self.listening if name == "front" else {}
         keep = [control_fd, settings_fd, self.log.fd, *(sock.fileno() for sock in listening.values())]
+        if lent:
+            keep.append(lent.fd)
         arguments = [
             f"{name}-process",
             f"--control-fd={control_fd}",
             f"--settings-fd={settings_fd}",
             f"--log-fd={self.log.fd}",
+            f"--log-facility={self.log.facility}",
+            *([f"--tally-fd={lent.fd}"] if lent else []),
             *(["--console"] if self.log.console else []),
             *(["--debug"] if self.settings["broker"]["log_level"] == "debug" else []),
         ]
@@ -183,9 +220,15 @@ class Generation:
         process.control.close()
         if process is self.auth:
             self.auth = None
+        elif process is self.metrics:
+            self.metrics = None
+            if self.tallies:
+                self.tallies.readers.remove(process)
         else:
             self.fronts.remove(process)
-        if self.state != SERVING:
+        if self.tallies and process.tally:
+            self.tallies.take_back(process.tally)
+        if self.state == DRAINING or (self.state == STARTING and process.is_needed):
             return None
         name = process.name
         if now - process.started >= SETTLED_S:
@@ -206,14 +249,14 @@ class Generation:
         return names
 
     def all_ready(self) -> bool:
-        """Whether every process of it has said that it is at work."""
-        running = self.processes()
-        return len(running) == len(self.wanted()) and all(process.ready for process in running)
+        """Whether every process of it that logins need has said that it is at work."""
+        running = [process for process in self.processes() if process.is_needed]
+        return len(running) == 1 + self.settings["broker"]["fronts"] and all(each.ready for each in running)
 
     def answers(self) -> bool:
         """Whether logins can be served: auth and a front have answered what they were asked last."""
         at_work = [process for process in self.processes() if process.ready and not process.asked]
-        return self.auth in at_work and any(process is not self.auth for process in at_work)
+        return self.auth in at_work and any(front in at_work for front in self.fronts)
 
     def drain(self, at_once: bool) -> None:
         """Let every process finish what it has and end; `at_once`: peers before login are closed."""
@@ -221,7 +264,11 @@ class Generation:
         self.missing = []
         octets = messages.encode(messages.DRAIN, at_once=int(at_once))
         for process in self.processes():
-            process.tell(octets)
+            if process.is_needed:
+                process.tell(octets)
+            else:
+                # It may hang, and holds nothing of anybody's: no stop waits for it, nor does its successor.
+                os.kill(process.pid, signals.KILL)
 
     def end(self, number: int) -> None:
         """Signal every process of it."""

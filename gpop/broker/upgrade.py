@@ -20,6 +20,7 @@ import os
 
 from gpop import __version__
 from gpop.broker.supervision import DRAINING, Generation, Process
+from gpop.broker.tallies import Lent, Tallies
 from gpop.programs import Inquiry, broker_command, broker_environment, settings_file, start_command
 
 TYPE_CHECKING = False
@@ -40,20 +41,27 @@ class NotTakenOver(Exception):
 
 
 def handed_over(
-    log: Log, listening: Listening, generations: Sequence[Generation], **others: Any
+    log: Log,
+    listening: Listening,
+    generations: Sequence[Generation],
+    tallies: Tallies | None,
+    **others: Any,
 ) -> dict[str, Any]:
     """Return what the next broker has to know, as plain values; `others` among them."""
-    plain = [_generation_as_plain(generation) for generation in generations]
+    lent = tallies.all if tallies else []
+    plain = [_generation_as_plain(generation, lent) for generation in generations]
     processes = [process for generation in generations for process in generation.processes()]
     new = [sock for generation in generations for sock in generation.listening.values()]
     descriptors = [log.fd, *(sock.fileno() for sock in (*listening.values(), *new))]
     descriptors += [process.control.fileno() for process in processes]
+    descriptors += [fd for each in lent for fd in (each.fd, each.reading_fd)]
     return others | {
         "format": FORMAT,
         "version": __version__,
         "log_fd": log.fd,
         "listening": _listening_as_plain(listening),
         "generations": plain,
+        "tallies": [(each.kind, each.fd, each.reading_fd) for each in lent],
         # Those that were closed have no number.
         "descriptors": sorted({fd for fd in descriptors if fd >= 0}),
     }
@@ -73,13 +81,20 @@ def check(state: dict[str, Any]) -> None:
         )
 
 
-def taken_over(state: dict[str, Any], log: Log) -> tuple[Listening, list[Generation]]:
-    """Return the listening sockets and the generations, and keep their descriptors from other programs."""
+def taken_over(state: dict[str, Any], log: Log) -> tuple[Listening, list[Generation], Tallies | None]:
+    """Return listening sockets, generations and tallies, and keep their descriptors from other programs."""
     for fd in state["descriptors"]:
         os.set_inheritable(fd, False)
     sockets: dict[int, _socket.socket] = {}
     listening = _listening_from_plain(state["listening"], sockets)
-    return listening, [_generation_from_plain(each, sockets, log) for each in state["generations"]]
+    lent = [Lent(*row) for row in state["tallies"]]
+    tallies = Tallies(lent) if lent else None
+    generations = [_generation_from_plain(each, sockets, log, tallies) for each in state["generations"]]
+    if tallies:
+        running = [process for generation in generations for process in generation.processes()]
+        tallies.find_free([process.tally for process in running if process.tally])
+        tallies.readers += [process for process in running if process.name == "metrics"]
+    return listening, generations, tallies
 
 
 def _listening_as_plain(listening: Listening) -> list[tuple[str, bool, int]]:
@@ -97,7 +112,7 @@ def _listening_from_plain(
     return {(address, tls): sockets[fd] for address, tls, fd in rows}
 
 
-def _generation_as_plain(generation: Generation) -> dict[str, Any]:
+def _generation_as_plain(generation: Generation, lent: Sequence[Lent]) -> dict[str, Any]:
     return {
         "settings": generation.settings,
         "listening": _listening_as_plain(generation.listening) if generation.state != DRAINING else [],
@@ -113,15 +128,19 @@ def _generation_as_plain(generation: Generation) -> dict[str, Any]:
                 "ready": process.ready,
                 "asked": process.asked,
                 "started": process.started,
+                "tally": lent.index(process.tally) if process.tally else None,
             }
             for process in generation.processes()
         ],
     }
 
 
-def _generation_from_plain(plain: dict[str, Any], sockets: dict[int, _socket.socket], log: Log) -> Generation:
+def _generation_from_plain(
+    plain: dict[str, Any], sockets: dict[int, _socket.socket], log: Log, tallies: Tallies | None
+) -> Generation:
     listening = _listening_from_plain(plain["listening"], sockets)
-    generation = Generation(plain["settings"], listening, log, plain["started"])
+    counted = tallies if plain["settings"]["broker"]["metrics_listen"] else None
+    generation = Generation(plain["settings"], listening, log, counted, plain["started"])
     generation.state = plain["state"]
     generation.missing = plain["missing"]
     generation.back_off = plain["back_off"]
@@ -130,8 +149,12 @@ def _generation_from_plain(plain: dict[str, Any], sockets: dict[int, _socket.soc
         control.setblocking(False)
         process = Process(each["name"], each["pid"], control, generation, each["started"])
         process.ready, process.asked = each["ready"], each["asked"]
+        if tallies and each["tally"] is not None:
+            process.tally = tallies.all[each["tally"]]
         if process.name == "auth":
             generation.auth = process
+        elif process.name == "metrics":
+            generation.metrics = process
         else:
             generation.fronts.append(process)
     return generation

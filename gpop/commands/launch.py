@@ -28,12 +28,12 @@ def serve(config_path: str, given: dict[str, Any] | None = None) -> int:
     """
     Check the config and become the broker; returns only if that can't be, with the exit status.
 
-    Log lines go to standard output, problems found before that to standard error. `given`: what
+    Log lines go where the config says, problems found before that to standard error. `given`: what
     who started us has opened for us, from `surroundings`.
     """
     given = given or surroundings.nothing()
     # Until the broker can heed them (`signals.install`): they must not end a server that is about to start.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGUSR2})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
     try:
         settings = reading.load(config_path)
     except ConfigErrors as errors:

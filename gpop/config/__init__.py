@@ -35,6 +35,11 @@ class BrokerSettings:
     max_per_account: int
     first_valid_uid: int
     first_valid_gid: int
+    metrics_listen: list[str]
+    log_target: str
+    log_path: str
+    log_syslog_socket: str
+    log_syslog_facility: str
     log_format: str
     log_level: str
 
@@ -96,6 +101,16 @@ class AuthSettings:
 
 
 @dataclass(frozen=True)
+class MetricsSettings:
+    """What the metrics process needs."""
+
+    user: str
+    run_dir: str
+    metrics_listen: list[str]
+    certificate_ends: dict[str, float]  # by the file of its chain: seconds since 1970
+
+
+@dataclass(frozen=True)
 class SessionSettings:
     """What a session needs."""
 
@@ -152,8 +167,12 @@ class Config:
     front: FrontSettings
     auth: AuthSettings
     session: SessionSettings
+    metrics: MetricsSettings
     warnings: list[Problem] = field(default_factory=list)
 
     def as_plain(self) -> dict[str, dict[str, Any]]:
-        """The settings as JSON knows them: one object per process, "broker", "front", "auth", "session"."""
-        return {name: asdict(getattr(self, name)) for name in ("broker", "front", "auth", "session")}
+        """The settings as JSON knows them: one object per process, "broker", "front", "auth", and so on."""
+        return {name: asdict(getattr(self, name)) for name in PROCESSES}
+
+
+PROCESSES = ("broker", "front", "auth", "session", "metrics")

@@ -7,6 +7,7 @@ is to serve it.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pwd
 import stat
@@ -33,6 +34,10 @@ def check(reading: Reading) -> None:
         _check_ports(reading)
     _check_certificates(reading)
     _check_user_settings(reading)
+    _check_log(reading)
+    if reading.values["metrics_listen"] and importlib.util.find_spec("prometheus_client") is None:
+        text = "prometheus-client is not installed; pip install 'gpop[metrics]' brings it"
+        reading.error(("metrics", "listen"), text, reading.values["metrics_listen"])
     for where, source in reading.elements["sources"]:
         if source["type"] == "pam":
             _check_pam(reading, (*where, "service"), source["service"])
@@ -66,6 +71,36 @@ def _check_run_dir(reading: Reading) -> None:
     elif status.st_uid != 0 or status.st_mode & 0o022:
         text = "expected a directory that belongs to root and that nobody else can write to"
         reading.error(("server", "run_dir"), text, path)
+
+
+def _check_log(reading: Reading) -> None:
+    values = reading.values
+    if values["log_target"] == "file":
+        _check_log_folder(reading, values["log_path"])
+    elif values["log_target"] == "syslog":
+        path = values["log_syslog_socket"]
+        try:
+            is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
+        except OSError as error:
+            reading.error(("log", "syslog_socket"), f"{error.strerror}; expected a daemon's socket", path)
+            return
+        if not is_socket:
+            reading.error(("log", "syslog_socket"), "expected the socket of a syslog daemon", path)
+
+
+def _check_log_folder(reading: Reading, path: str) -> None:
+    folder = os.path.dirname(path)
+    try:
+        status = os.stat(folder)
+        if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+            reading.error(("log", "path"), "expected a regular file, or nothing yet", path)
+    except OSError as error:
+        text = f"{folder}: {error.strerror}; make it: install -d -m 750 -g adm {folder}"
+        reading.error(("log", "path"), text, path)
+        return
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        text = f"expected a folder that nobody else can write to; {folder} is not"
+        reading.error(("log", "path"), text, path)
 
 
 def _check_own_file(reading: Reading) -> None:
@@ -102,6 +137,7 @@ def _check_certificates(reading: Reading) -> None:
         except certificates.Unusable as error:
             reading.error(where, str(error), pair)
             continue
+        reading.values["certificate_ends"][pair[0]] = certificate.not_after_s
         days = certificate.days_left(time.time())
         if days < 0:
             reading.warn(where, f"the certificate has expired on {certificate.not_after}", pair)

@@ -13,6 +13,7 @@ and ends, so that broker and sessions carry neither a TOML parser nor these modu
 from __future__ import annotations
 
 import copy
+import ipaddress
 import json
 import marshal
 import os
@@ -30,6 +31,7 @@ from gpop.config import (
     Config,
     ConfigErrors,
     FrontSettings,
+    MetricsSettings,
     Problem,
     SessionSettings,
     toml_lines,
@@ -81,6 +83,7 @@ class Reading:
         self.warnings: list[Problem] = []
         self.values: dict[str, Any] = {each.field: copy.copy(each.default) for each in SETTINGS}
         self.values["sources"] = []
+        self.values["certificate_ends"] = {}  # what the machine says of tls.certificates
         # The good elements of lists with their places, for checks that compare them.
         self.elements: dict[str, list[tuple[toml_lines.Path, Any]]] = {
             each.field: [((*each.key.split("."), index), value) for index, value in enumerate(each.default)]
@@ -98,6 +101,7 @@ class Reading:
             self._pick(FrontSettings),
             self._pick(AuthSettings),
             self._pick(SessionSettings),
+            self._pick(MetricsSettings),
             sorted(self.warnings, key=_place),
         )
 
@@ -227,7 +231,7 @@ class Reading:
             self.elements["sources"].append((where, plain))
 
 
-Settings = TypeVar("Settings", BrokerSettings, FrontSettings, AuthSettings, SessionSettings)
+Settings = TypeVar("Settings", BrokerSettings, FrontSettings, AuthSettings, SessionSettings, MetricsSettings)
 
 
 def _check_combinations(reading: Reading) -> None:
@@ -236,6 +240,7 @@ def _check_combinations(reading: Reading) -> None:
     seen: set[str] = set()
     listed = reading.elements["listen"] + reading.elements["listen_tls"]
     addresses = {address for _, address in listed}
+    _check_metrics(reading, addresses)
     for where, address in listed:
         host, _, port = address.rpartition(":")
         including = f"[::]:{port}" if host.startswith("[") else f"0.0.0.0:{port}"
@@ -257,6 +262,16 @@ def _check_combinations(reading: Reading) -> None:
     if not values["lock"]:
         text = "two sessions may use one maildrop at once, which RFC 1939 section 8 forbids"
         reading.warn(("session", "lock"), text, False)
+
+
+def _check_metrics(reading: Reading, addresses: set[str]) -> None:
+    for where, address in reading.elements["metrics_listen"]:
+        host, _, port = address.rpartition(":")
+        if port != "0" and address in addresses:
+            reading.error(where, "mail is served there; expected an address of its own", address)
+        if not ipaddress.ip_address(host.strip("[]")).is_loopback:
+            text = "whoever can reach this address can read the metrics: nobody is asked for a password"
+            reading.warn(where, text, address)
 
 
 def _check_proxies(reading: Reading, addresses: set[str]) -> None:

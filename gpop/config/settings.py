@@ -28,6 +28,7 @@ from gpop.config.kinds import (
     Text,
     Whole,
 )
+from gpop.log_target import FACILITIES
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Setting:
         return FIELD_PREFIX.get(self.section, "") + self.name
 
 
-FIELD_PREFIX = {"log": "log_", "tls": "tls_", "accounts.cache": "cache_"}
+FIELD_PREFIX = {"log": "log_", "tls": "tls_", "metrics": "metrics_", "accounts.cache": "cache_"}
 
 # The largest uid_t is reserved: it is the (uid_t) -1 that means "leave unchanged" to setresuid.
 MAX_ID = 2**32 - 2
@@ -83,7 +84,8 @@ SECTIONS = {
     "session": "What happens after a login: one process per session, as the mail user, jailed.",
     "accounts": "Who may log in, and as which account.",
     "accounts.cache": "Remembering accepted passwords for a short while (in memory, keyed hash only).",
-    "log": "One line per event on standard output. Passwords never appear in it.",
+    "log": "One line per event. Passwords never appear in it.",
+    "metrics": "Numbers for Prometheus, and whether all is well, over HTTP: /metrics, /healthz and /readyz.",
 }
 
 SETTINGS: tuple[Setting, ...] = (
@@ -535,6 +537,38 @@ SETTINGS: tuple[Setting, ...] = (
         "Off: an account that expires can be used until its entry ends. On: each poll costs a process again.",
     ),
     Setting(
+        "log.target",
+        "stdout",
+        Choice(("stdout", "file", "syslog")),
+        "Where the log goes: to standard output, for whoever starts gpop (supervisord; systemd, for its "
+        "journal); to the file log.path; or to the syslog daemon at log.syslog_socket. It changes with a "
+        "restart only.",
+        "Nobody reads it: what is missing is counted, and the service goes on.",
+    ),
+    Setting(
+        "log.path",
+        "/var/log/gpop/gpop.log",
+        ABSOLUTE_PATH,
+        'The file for log.target = "file". The broker opens it, as root, and anew on SIGUSR1: for logrotate.',
+        "If the folder is missing, gpop does not start. If somebody else can write there, they can have root "
+        "write elsewhere; gpop refuses such a folder.",
+    ),
+    Setting(
+        "log.syslog_socket",
+        "/dev/log",
+        ABSOLUTE_PATH,
+        'The socket of the syslog daemon for log.target = "syslog". A daemon that was started again is found '
+        "within some seconds.",
+        "If nobody listens there, gpop does not start.",
+    ),
+    Setting(
+        "log.syslog_facility",
+        "mail",
+        Choice(tuple(FACILITIES)),
+        "The facility under which lines go to syslog; the level of an event is its severity.",
+        "The daemon files the log where nobody looks for it.",
+    ),
+    Setting(
         "log.format",
         "auto",
         Choice(("auto", "json", "console")),
@@ -556,6 +590,15 @@ SETTINGS: tuple[Setting, ...] = (
         "A line for each message that UPDATE removes, with its unique-id: the answer to who deleted it. "
         "No subject and no address of a message is ever logged.",
         "Off: session_closed tells how many messages were removed, and nothing which.",
+    ),
+    Setting(
+        "metrics.listen",
+        [],
+        ListOf(ListenAddress(), may_be_empty=True),
+        'Addresses and ports at which metrics can be had, such as "127.0.0.1:9610". Empty: nothing is '
+        "counted. Needs the extra `metrics` (pip install 'gpop[metrics]').",
+        "Whoever can reach it sees how much mail is fetched here, and how often logins fail; nobody's name. "
+        "There is no password to it: leave it on loopback, or behind a firewall.",
     ),
 )
 

@@ -419,6 +419,8 @@ class Connection:
     ) -> None:
         """Write the line of a refused login: one, at once, with the peer's address. Of limits' some."""
         self.refusals += 1
+        if self.front.counting:
+            self.front.counting.login(refused["code"], refused["source"], refused.get("auth_us", 0))
         if refused["reason"] in events.LIMIT_REASONS:
             fields["times"] = self.front.limit_times(refused["reason"], self.peer[0])
             if not fields["times"]:

@@ -30,6 +30,7 @@ from gpop.accounts.addresses import Networks, source_of
 from gpop.certificates import SOON_DAYS, Certificates, Unusable, load
 from gpop.config import FrontSettings
 from gpop.front.connection import Connection
+from gpop.front.counting import Counting
 from gpop.front.limits import Addresses, LogGate
 from gpop.front.offers import Offers
 from gpop.front.outcome import MAX_ANSWER_OCTETS
@@ -41,6 +42,7 @@ from gpop.pop3.commands import policies
 from gpop.pop3.languages import Languages
 from gpop.privsep import channel, credentials, messages
 from gpop.programs import read_settings
+from gpop.tally import Tally
 
 CROWDED = wire.err("Too many connections, please try again later", "SYS/TEMP")
 
@@ -92,6 +94,7 @@ class Front:
         self.before_login: set[gevent.Greenlet] = set()
         self.idle: list[gevent.Greenlet] = []
         self.connections = 0
+        self.counting = Counting(log.tally) if log.tally else None
         # Who speaks for others is not counted as long as it has not said for whom.
         uncounted = [*settings.trusted_networks, *settings.xclient_networks]
         self.addresses = Addresses(settings.max_connections_per_address, uncounted)
@@ -163,6 +166,8 @@ class Front:
             server.proxied, server.tls = address in self.settings.proxy_listen, tls
             server.start()
             self.servers.append(server)
+        if self.counting:
+            self.counting.listens(len(self.servers))
         self.logger.info("front_started", pid=os.getpid())
 
     def _serve_one(self, client: socket.socket, address: str, tls: bool) -> None:
@@ -217,6 +222,8 @@ class Front:
             self._turn_away(client)
             return
         self.connections += 1
+        if self.counting:
+            self.counting.connected(self.connections)
         this = gevent.getcurrent()
         self.before_login.add(this)
         connection = None
@@ -237,6 +244,8 @@ class Front:
             client.close()
             self.before_login.discard(this)
             self.connections -= 1
+            if self.counting:
+                self.counting.disconnected(self.connections)
             if connection:
                 self.addresses.leave(connection.source)
             if self.draining and not self.connections:
@@ -273,9 +282,13 @@ class Front:
                 return
             if frame.kind == messages.ATTACH:
                 self._attach(fds[0])
+            elif frame.kind == messages.LOG:
+                self.events.replace(fds[0])
             elif frame.kind == messages.DRAIN:
                 self.drain(at_once=bool(frame.fields["at_once"]))
             elif frame.kind == messages.ALIVE:
+                if self.events.tally:
+                    self.events.tally.answer(time.monotonic())
                 channel.send(self.control, messages.encode(messages.ALIVE))
 
     def _attach(self, fd: int) -> None:
@@ -296,6 +309,8 @@ class Front:
         for server in self.servers:
             server.close()
         self.servers = []
+        if self.counting:
+            self.counting.listens(0)
         # What was accepted in this very turn of the loop has not been counted yet.
         gevent.sleep(0)
         if at_once:
@@ -325,7 +340,9 @@ def main(arguments: list[str]) -> int:
     """Run as a front, started by the broker (`supervision.Generation.start_process`)."""
     options, listening = _options(arguments)
     settings = FrontSettings(**read_settings(int(options["settings-fd"])))
-    log = events.Log(int(options["log-fd"]), "front", "console" in options, "debug" in options, _json_text)
+    log = events.log_of("front", options, _json_text)
+    if "tally-fd" in options:
+        log.tally = Tally(int(options["tally-fd"]), "front")
     try:
         _run(settings, int(options["control-fd"]), listening, log)
     except (credentials.CredentialsRefused, Unusable, KeyError, OSError) as error:

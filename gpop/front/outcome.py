@@ -122,6 +122,9 @@ class Outcome:
         elif kind == messages.SERVING and self.accepted and not self.served:
             self.served = True
             self.connection.give_up_stream()
+            if self.connection.front.counting:
+                source, auth_us = self.accepted["source"], self.accepted["auth_us"]
+                self.connection.front.counting.login("accepted", source, auth_us)
         elif kind == messages.NOTED and self._may_note(fields["event"]):
             detail = events.printable(fields["detail"].encode())
             account = self.accepted["account"] if self.accepted else None
@@ -172,6 +175,9 @@ class Outcome:
         accepted, totals = self.accepted or {}, self.totals or {"close_reason": "fault"}
         counts = dict(zip(messages.COUNTS, totals.get("counts", NO_COUNTS), strict=False))
         fault = totals.get("fault") or (None if self.totals else "the session ended without its totals")
+        cache_us, duration_us = counts.pop("cache_us"), (time.monotonic() - self.started) * 1e6
+        if self.connection.front.counting:
+            self.connection.front.counting.session(totals, counts, cache_us, int(duration_us))
         self._log(
             "session_closed",
             "error" if totals["close_reason"] in ("fault", "unavailable") else "info",
@@ -183,9 +189,9 @@ class Outcome:
             auth_ms=_milliseconds(accepted.get("auth_us", 0)),
             cache=totals.get("cache") or None,
             cache_reason=totals.get("cache_reason") or None,
-            cache_ms=_milliseconds(counts.pop("cache_us")),
+            cache_ms=_milliseconds(cache_us),
             **counts,
-            duration_ms=_milliseconds((time.monotonic() - self.started) * 1e6),
+            duration_ms=_milliseconds(duration_us),
             close_reason=totals["close_reason"],
             **({"fault": fault} if fault else {}),
         )

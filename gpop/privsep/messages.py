@@ -39,7 +39,7 @@ MAX_SERVE_OCTETS = 20480  # a SERVE frame with long paths and all its groups
 INT, OCTETS, TEXT, INTS = range(4)
 
 LOGIN, ACCEPTED, REFUSED, SERVE, PIPELINED, SERVING, TOTALS, NOTED, READY, ATTACH, DRAIN = range(1, 12)
-RELAYED_LOGIN, ALIVE, CUT_OFF = range(12, 15)
+RELAYED_LOGIN, ALIVE, CUT_OFF, LOG, LOOK, TALLY = range(12, 18)
 # Between the broker and an administrator's command.
 LIST_SESSIONS, SESSION_LIST, KICK, KICKED = range(32, 36)
 CONTROL_SOCKET = "control"  # in server.run_dir
@@ -159,6 +159,10 @@ FRAMES = {
     NOTED: FrameKind("noted", 0, ("event", TEXT, 64), ("detail", TEXT, 2048)),
     # front or auth -> broker: warmed, dropped, at work. A session process that is reused: free again.
     READY: FrameKind("ready", 0),
+    # metrics -> broker: see who is at work.
+    LOOK: FrameKind("look", 0),
+    # broker -> metrics: a tally.
+    TALLY: FrameKind("tally", 1),
     # broker -> auth: a front's login socket. broker -> front: its login socket to auth. `front` is its pid.
     ATTACH: FrameKind("attach", 1, ("front", INT, 0)),
     # an administrator's command -> broker, and the answers. The list is in the descriptor: the SERVE frames
@@ -167,6 +171,8 @@ FRAMES = {
     SESSION_LIST: FrameKind("session_list", 1, ("sessions", INT, 0)),
     KICK: FrameKind("kick", 0, ("account", OCTETS, 1024)),
     KICKED: FrameKind("kicked", 0, ("sessions", INT, 0)),
+    # broker -> front or auth: where the lines of the log go from here on.
+    LOG: FrameKind("log", 1),
     # broker -> front or auth: take nothing new, end when done; at_once: drop peers before login.
     DRAIN: FrameKind("drain", 0, ("at_once", INT, 0)),
     # broker -> front or auth: are you at work? The same back, in its turn: yes.

@@ -48,7 +48,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--servers",
         metavar="NAME,...",
-        help=f"of {', '.join(kinds.KINDS)}, gpop@REV (default: all that are here but gpop-nocache)",
+        help=f"of {', '.join(kinds.KINDS)}, gpop@REV "
+        "(default: all that are here but gpop-nocache and gpop-metrics)",
     )
     parser.add_argument("--sizes", metavar="N,...", help=f"messages per maildrop (default: {USUAL['sizes']})")
     parser.add_argument("--scenarios", metavar="NAME,...", help=f"of {USUAL['scenarios']} (default: all)")

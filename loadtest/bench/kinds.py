@@ -94,6 +94,14 @@ class GpopWithoutCache(Gpop):
     auth_cache = False
 
 
+class GpopWithMetrics(Gpop):
+    """gpop that counts for Prometheus; nobody asks for the metrics."""
+
+    def prepare(self) -> list[str]:
+        self.more = '[metrics]\nlisten = ["127.0.0.1:0"]'
+        return super().prepare()
+
+
 class GpopReusing(Gpop):
     """gpop for a store of one uid: as Dovecot tuned, processes are shared, and no isolation between users."""
 
@@ -228,13 +236,14 @@ KINDS: dict[str, type[Server]] = {
     "gpop": Gpop,
     "gpop-reuse": GpopReusing,
     "gpop-nocache": GpopWithoutCache,
+    "gpop-metrics": GpopWithMetrics,
     "dovecot-tuned": DovecotTuned,
     "dovecot-authcache": DovecotWithAuthCache,
     "dovecot-secure": Dovecot,
     "courier": Courier,
 }
-# What a run has if nobody says: gpop without its cache only if it is asked for.
-USUAL = [name for name in KINDS if name != "gpop-nocache"]
+# What a run has if nobody says: gpop without its cache, or with metrics, only if it is asked for.
+USUAL = [name for name in KINDS if name not in ("gpop-nocache", "gpop-metrics")]
 
 
 def kind_of(name: str) -> type[Server]:
