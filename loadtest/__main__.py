@@ -208,7 +208,8 @@ def _compare(expected: dict[str, Any], log: Path) -> bool:
         print(f"There is no {log}; hold expected.json against the log of the server you have tested.")
         return True
     agrees, table = agreement(expected, log)
-    print(f"\n{table}\n\n{'The log shows what was expected.' if agrees else 'THE LOG SHOWS SOMETHING ELSE.'}")
+    verdict = "The log shows what was expected." if agrees else "THE LOG SHOWS SOMETHING ELSE."
+    print(f"\n{table}\n\n{verdict}")
     return agrees
 
 

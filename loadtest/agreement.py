@@ -70,5 +70,5 @@ def _table(rows: list[tuple[str, int, int]], unsure: int) -> str:
         mark = "" if _agrees(expected, shown, unsure) else "  <- differs"
         lines.append(f"{name:<24}{expected:>10}{shown:>12}{mark}")
     if unsure:
-        lines.append(f"Of {unsure} sessions that failed it is not known what the log says; it may have more.")
+        lines.append(f"{unsure} sessions failed or were cut off: nobody knows what the log says of them.")
     return "\n".join(lines)

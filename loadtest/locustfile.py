@@ -37,8 +37,9 @@ from loadtest.run import NoAccountLeft, Run, merged
 
 logger = logging.getLogger("loadtest")
 
-# Sessions that are under way when a run ends may go on for so long.
-STOP_TIMEOUT_S = 15
+# Sessions that are under way when a run ends may go on for so long; of those that are cut off nobody knows
+# what the log says. On a busy machine it takes a while to fetch a thousand messages.
+STOP_TIMEOUT_S = 45
 # How long the master waits for workers beyond that: they have all their Maildirs to look at.
 RECKONING_S = 300
 # A server that is down fails without end; locust keeps every text, and the first ones say it all.
