@@ -385,7 +385,7 @@ class Connection:
         login.password = login.prepared_password = b""
         try:
             fds = [stream.fileno() for stream in (*streams, self.client)]
-            channel.send(self.front.login_socket(), frame, [fds[0], theirs.fileno(), *fds[1:]])
+            self.front.send_login(frame, [fds[0], theirs.fileno(), *fds[1:]])
         except BaseException:
             session_channel.close()
             raise

@@ -22,6 +22,7 @@ from typing import Any
 
 import gevent
 import gevent.event
+import gevent.lock
 import gevent.server
 import gevent.socket
 
@@ -90,6 +91,8 @@ class Front:
         control = socket.socket(fileno=control_fd)
         self.control = gevent.socket.socket(control.family, control.type, 0, control.detach())
         self.auth: gevent.socket.socket | None = None
+        # Held while a login is sent: where auth is slow its socket is full, and gevent has one greenlet wait.
+        self._login_turn = gevent.lock.BoundedSemaphore()
         self.servers: list[Listener] = []
         self.before_login: set[gevent.Greenlet] = set()
         self.idle: list[gevent.Greenlet] = []
@@ -121,16 +124,17 @@ class Front:
         self.last_login_id += 1
         return self.last_login_id
 
-    def login_socket(self) -> gevent.socket.socket:
+    def send_login(self, frame: bytes, fds: list[int]) -> None:
         """
-        Return the socket on which auth takes logins.
+        Send a login to auth, after those that wait for auth to take theirs.
 
         Raises:
-            ConnectionError: there is no auth at the moment.
+            OSError: there is no auth at the moment, or it has gone.
         """
-        if self.auth is None:
-            raise ConnectionError("auth is being started again")
-        return self.auth
+        with self._login_turn:
+            if self.auth is None:
+                raise ConnectionError("auth is being started again")
+            channel.send(self.auth, frame, fds)
 
     def _load_certificates(self) -> Certificates | None:
         """

@@ -79,3 +79,21 @@ def test_a_front_writes_json_as_the_others_do(text):
     assert json.loads(_json_text(fields)) == json.loads(json_text(fields)) == fields
     assert _json_text(fields).isascii()
     assert _json_text(fields).isprintable()
+
+
+def test_logins_wait_for_an_auth_that_is_slow(server):
+    """More than its socket holds are sent at once; each is answered in the end, and none is a fault."""
+    (auth,) = server.pids("auth")
+    with ExitStack() as stack:
+        peers = [stack.enter_context(server.connect()) for _ in range(350)]
+        os.kill(auth, signal.SIGSTOP)
+        try:
+            for peer in peers:
+                peer.send(f"USER user0\r\nPASS {PASSWORD}, but wrong\r\n".encode())
+            for peer in peers:
+                assert peer.line().startswith(b"+OK")  # the front has read the line, and has PASS as well
+        finally:
+            os.kill(auth, signal.SIGCONT)
+        for peer in peers:
+            assert peer.line().startswith(b"-ERR"), server.faults()
+    assert not server.faults()
