@@ -131,11 +131,11 @@ def numbered(usual: str, uidl_format: str) -> Source:
         name = wanted.state or usual
         try:
             found = uidlist.parse(reader.state(wanted, usual))
-            orders = uidlist.orders(found.entries)
         except BadState as bad:
             raise StateNotUsable(f"{name}: {bad}") from bad
         own = _x_uidl(reader, _without_p(files, found), wanted) if wanted.reuse_x_uidl else Foreign()
         by_header = {names.base_name(one.name): one.unique_id for one in own.ids}
+        orders = uidlist.orders(found.entries)
         ids = []
         for base, entry in found.entries.items():
             facts = Facts(entry.uid, found.uid_validity, base, entry.fields.get(b"G", b""))
@@ -149,9 +149,9 @@ def numbered(usual: str, uidl_format: str) -> Source:
 
 
 def _without_p(files: list[MaildirFile], found: uidlist.UidList) -> list[MaildirFile]:
-    """The files whose id is not said in the list."""
-    with_p = {base for base, entry in found.entries.items() if b"P" in entry.fields}
-    return [file for file in files if names.base_name(file.name) not in with_p]
+    """The files in the list whose id it does not say."""
+    without = {base for base, entry in found.entries.items() if b"P" not in entry.fields}
+    return [file for file in files if names.base_name(file.name) in without]
 
 
 def _courier(reader: Reader, _files: list[MaildirFile], wanted: Wanted) -> Foreign:

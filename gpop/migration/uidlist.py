@@ -97,21 +97,17 @@ def _entry(number: int, line: bytes) -> Entry:
         if not field or field[:1] not in LETTERS:
             raise BadState(number, "a field that does not begin with a letter")
         fields[field[:1]] = field[1:]
+    if b"O" in fields:
+        number_of(fields[b"O"], number, "the POP3 order")
     return Entry(uid, checked_name(rest[1:], number), fields)
 
 
 def orders(entries: dict[bytes, Entry]) -> dict[bytes, int]:
-    """
-    Return the place of each message in POP3: those with O first, by that, then the others; by UID.
-
-    Raises:
-        BadState: an O is no number. The line is the one that it would have in a file without gaps.
-    """
+    """Return the place of each message in POP3: those with O first, by that, then the others; by UID."""
     if not any(b"O" in entry.fields for entry in entries.values()):
         return {base: entry.uid for base, entry in entries.items()}
-    keys = {}
-    for number, (base, entry) in enumerate(entries.items(), 2):
-        order = entry.fields.get(b"O")
-        keys[base] = (1, 0) if order is None else (0, number_of(order, number, "the POP3 order"))
-    ranked = sorted(entries, key=lambda base: (keys[base], entries[base].uid))
-    return {base: place for place, base in enumerate(ranked, 1)}
+    ranked = sorted(
+        entries.values(),
+        key=lambda entry: (b"O" not in entry.fields, int(entry.fields.get(b"O", 0)), entry.uid),
+    )
+    return {names.base_name(entry.name): place for place, entry in enumerate(ranked, 1)}
