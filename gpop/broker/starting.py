@@ -39,9 +39,10 @@ def write_pid_file(run_dir: str) -> str:
         return ""
     path = os.path.join(run_dir, "broker.pid")
     try:
-        with open(path, "w", encoding="ascii") as file:
+        # Octets: after an upgrade no codec can be loaded any more.
+        with open(path, "wb") as file:
             os.fchmod(file.fileno(), 0o644)
-            file.write(f"{os.getpid()}\n")
+            file.write(b"%d\n" % os.getpid())
     except OSError:
         return ""
     return path
