@@ -63,6 +63,10 @@ EVENTS = {
     "passwd_file_problem": "a line of a passwd-file is not usable",
     "user_settings_read": "the settings of single accounts were read, or read again after a change",
     "user_settings_problem": "a line of theirs is not usable; logins of its account get [SYS/TEMP]",
+    "virtual_map_read": "the text of a virtual user map was read, or read again after a change",
+    "virtual_map_problem": "a line of it is no entry",
+    "virtual_map_stale": "a compiled map is older than the text that it is made of",
+    "virtual_user_refused": "a map says that nobody may log in by this name, or that it is several",
     "auth_cache_dropped": "the auth cache was emptied, and why",
     "penalty_raised": "a source address has to wait longer before its next login",
     # metrics

@@ -113,7 +113,7 @@ class Site:
         for key, value in settings.items():
             section, name = key.split("__")
             written = json.dumps(value)
-            sections.setdefault(section.replace("_cache", ".cache"), []).append(f"{name} = {written}")
+            sections.setdefault(section.replace("_", "."), []).append(f"{name} = {written}")
         text = "".join(f"[{section}]\n" + "\n".join(lines) + "\n\n" for section, lines in sections.items())
         self.config.write_text(text + f'[[accounts.sources]]\ntype = "passwd-file"\npath = "{self.passwd}"\n')
 

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpop import certificates, config
+from gpop.accounts.maps import lmdbfile
 from gpop.commands import check_config as config_command
 from gpop.config import machine, reading, toml_lines
 from gpop.config.settings import SETTINGS
@@ -711,3 +712,66 @@ def test_tls_needs_a_certificate_and_addresses_of_its_own(write: Write) -> None:
     found = " ".join(str(each) for each in problems(write(text)))
     assert "without a certificate there is no TLS" in found
     assert "listened on twice" in found
+
+
+# Virtual users
+
+VIRTUAL = "[accounts.virtual]\n"
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ('sendmail_maps = ["/etc/mail/virtusertable"]', "the type is missing"),
+        ('postfix_maps = ["mysql:/etc/x"]', "type 'mysql' is none of text, lmdb, hash, btree, cdb"),
+        ('postfix_maps = ["hash:virtual"]', "the path is absolute"),
+        ("postfix_maps = [1]", "expected a type"),
+        ('default_domains = "example.org"', "expected a table from local addresses to domains"),
+        ('default_domains = { "192.0.2.300" = "example.org" }', '"192.0.2.300" is neither an IP address'),
+        ('default_domains = { "192.0.2.1" = "@example.org" }', '"@example.org" is no domain'),
+        ('default_domains = { "::1" = "a.example", "0::1" = "b.example" }', '"0::1" stands there twice'),
+        ('local_domains = ["example.org."]', "expected a domain"),
+        ('case = "lower"', 'expected "keep", "fold_domain" or "fold"'),
+        ('domain_separators = "a"', "expected punctuation"),
+        ('domain_separators = "@"', "expected punctuation"),
+        ('postfix_maps = ["hash:/etc/x", "hash:/etc/x.db"]', "/etc/x.db stands here for the second time"),
+    ],
+)
+def test_a_wrong_setting_of_virtual_users(write: Write, line: str, words: str) -> None:
+    """What was written, and what would be right."""
+    problem = only_problem(write(SOURCE.replace("[[", f"{VIRTUAL}{line}\n[[", 1)))
+    assert words in problem.text
+    assert problem.key.startswith("accounts.virtual.") and problem.line == 2
+
+
+def test_a_table_of_default_domains(write: Write) -> None:
+    """In line or with a header of its own; addresses are compared in their normal form."""
+    table = '[accounts.virtual.default_domains]\n"192.0.2.1" = "Example.org"\n"2001:DB8::0" = "x.example"\n'
+    found = reading.read(write(table + SOURCE))
+    assert not found.errors
+    expected = {"192.0.2.1": "Example.org", "2001:db8::": "x.example"}
+    assert found.config().auth.virtual_default_domains == expected
+
+
+def test_maps_are_opened(write: Write, tmp_path: Path) -> None:
+    """Missing, damaged, writable by everybody: errors. Bad lines, and one older than its source: warnings."""
+    (tmp_path / "text").write_text("joe@x.example\n")
+    (tmp_path / "open").write_text("joe@x.example joe\n")
+    (tmp_path / "open").chmod(0o666)
+    (tmp_path / "old").write_text("joe@x.example joe\n")
+    lmdbfile.write(str(tmp_path / "old.lmdb"), {b"joe@x.example": b"joe"})
+    os.utime(tmp_path / "old.lmdb", (1e9, 1e9))
+    os.utime(tmp_path / "old", (1e9 + 1, 1e9 + 1))
+    (tmp_path / "bad.db").write_bytes(b"nothing" * 1000)
+    maps = ["text:text", "text:open", "lmdb:old", "hash:bad", "cdb:none"]
+    written = json.dumps([each.replace(":", f":{tmp_path}/") for each in maps])
+    found = reading.read(write(f"{VIRTUAL}postfix_maps = {written}\n{SOURCE}"))
+    machine.check(found)
+    errors = {each.key: each.text for each in found.errors if "virtual" in each.key}
+    assert list(errors) == [f"accounts.virtual.postfix_maps[{n}]" for n in (2, 4, 5)]
+    assert "everybody can write" in errors["accounts.virtual.postfix_maps[2]"]
+    assert "damaged: no Berkeley DB file" in errors["accounts.virtual.postfix_maps[4]"]
+    assert "No such file" in errors["accounts.virtual.postfix_maps[5]"]
+    warnings = [str(each) for each in found.warnings]
+    assert any(f"{tmp_path}/text:1: a key without a value" in each for each in warnings)
+    assert any("old.lmdb is older than its source" in each for each in warnings)

@@ -1,5 +1,5 @@
 """
-EDGE: the sources of accounts, asked in their order, and the rules between them.
+EDGE: the sources of accounts, asked in their order, and the rules between them; virtual user maps before.
 
 A source that does not know a name says None, and the next one is asked. A source that
 knows it decides, also if the answer is no. A source that can't be asked ends the matter
@@ -29,6 +29,9 @@ from gpop.accounts.account import (
     Verdict,
     resolve_maildir,
 )
+from gpop.accounts.maps.errors import MapError, MapLoop
+from gpop.accounts.maps.resolving import Rejected
+from gpop.accounts.maps.virtualusers import VirtualUsers
 from gpop.accounts.passwdfile import Entry, PasswdFile
 
 
@@ -205,25 +208,52 @@ def _source(row: dict[str, Any], limits: Limits) -> Source:
     raise ValueError(f"accounts.sources: unknown type {row['type']!r}")
 
 
+MAPS = "maps"  # the source of a refusal that is none of theirs
+
 # What another form of the same name and password may change.
 _OTHER_FORM_MAY_HELP = ("unknown_user", "wrong_password")
 
 
-def decide(sources: Sequence[Source], request: Request, only: int | None = None) -> Verdict:
+def decide(
+    sources: Sequence[Source], request: Request, only: int | None = None, virtual: VirtualUsers | None = None
+) -> Verdict:
     """
     Ask `sources` about a request as it was sent, then about its other forms, and return the verdict.
 
-    `only` asks just the source at that place. Raises nothing that a source may raise: an outage is a
-    verdict too. A name that is unknown costs as many password checks as one that is known.
+    Its names are login names; `virtual` says which accounts they mean. `only` asks just the source at that
+    place. Raises nothing that a source or a map may raise: an outage is a verdict too. A name that is
+    unknown costs as many password checks as one that is known.
     """
     refusals: list[Refused] = []
     for form in request.forms():
-        verdict = _decide_form(sources, form, only)
+        mapped = form if virtual is None else _mapped(form, virtual)
+        verdict = _decide_form(sources, mapped, only) if isinstance(mapped, Request) else mapped
         if not isinstance(verdict, Refused) or verdict.reason not in _OTHER_FORM_MAY_HELP:
             return verdict
         refusals.append(verdict)
     # The name was known in one form: that is what the log is to say.
     return next((each for each in refusals if each.reason == "wrong_password"), refusals[0])
+
+
+def _mapped(request: Request, virtual: VirtualUsers) -> Request | Refused:
+    """Return `request` for the account that its name means, or why nobody may log in by that name."""
+    try:
+        name = virtual.account_name(request.name)
+    except MapLoop as error:
+        return Refused(SYS_TEMP, "map_loop", MAPS, str(error))
+    except MapError as error:
+        return Refused(SYS_TEMP, "map_unavailable", MAPS, str(error))
+    if isinstance(name, Rejected):
+        _burn(request)
+        return Refused(AUTH, name.reason, MAPS, name.text)
+    return Request(name, request.password, request.peer)
+
+
+def _burn(request: Request) -> None:
+    """Spend what a password check costs."""
+    if request.password:
+        with contextlib.suppress(hashes.HashNotUsable):  # without a crypt(3) there is nothing to hide behind
+            hashes.burn(request.password)
 
 
 def _decide_form(sources: Sequence[Source], request: Request, only: int | None) -> Verdict:
@@ -241,9 +271,8 @@ def _decide_form(sources: Sequence[Source], request: Request, only: int | None) 
             break
     else:
         verdict = Refused(AUTH, "unknown_user")
-    if verdict.reason in _NO_HASH_CHECKED and request.password:
-        with contextlib.suppress(hashes.HashNotUsable):  # without a crypt(3) there is nothing to hide behind
-            hashes.burn(request.password)
+    if verdict.reason in _NO_HASH_CHECKED:
+        _burn(request)
     return verdict
 
 

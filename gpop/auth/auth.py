@@ -30,6 +30,7 @@ from typing import Any
 from gpop import events
 from gpop.accounts.account import SYS_PERM, SYS_TEMP, Accepted, Refused, Verdict
 from gpop.accounts.addresses import Networks, is_address, packed
+from gpop.accounts.maps.virtualusers import VirtualUsers
 from gpop.accounts.sources import Source
 from gpop.auth import starting
 from gpop.auth.deciding import Attempt, Decider
@@ -92,7 +93,12 @@ class Auth:
     """The process: its conversations with the broker and the fronts, and its loop."""
 
     def __init__(
-        self, settings: AuthSettings, sources: list[Source], control: socket.socket, log: events.Log
+        self,
+        settings: AuthSettings,
+        sources: list[Source],
+        virtual: VirtualUsers,
+        control: socket.socket,
+        log: events.Log,
     ) -> None:
         self.log = log
         self.broker: socket.socket | None = control
@@ -118,6 +124,7 @@ class Auth:
             self._unwatch,
             keep=starting.library_descriptors(own),
             max_pending=_max_pending(settings),
+            virtual=virtual,
         )
         signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
@@ -293,6 +300,7 @@ class Auth:
         received_s = fields["received_ms"] / 1000
         attempt = Attempt(fields["name"], fields["password"], fields["peer"], received_s, front, login)
         attempt.prepared = fields["prepared_name"], fields["prepared_password"]
+        attempt.local = fields["local"]
         attempt.peer_is_verified = peer == VERIFIED
         if peer == GONE:
             self.answer(attempt, Refused(SYS_TEMP, "client_gone"))
@@ -447,7 +455,8 @@ def main(arguments: list[str]) -> int:
         for fd in tally_fds:
             log.tally = Tally(fd, "auth")
         sources = starting.build_sources(settings, log)
-        auth = Auth(settings, sources, socket.socket(fileno=control_fd), log)
+        virtual = starting.build_virtual_users(settings, log)
+        auth = Auth(settings, sources, virtual, socket.socket(fileno=control_fd), log)
         starting.forbid_reading()
         gc.freeze()
         kinds = [source.kind for source in sources]

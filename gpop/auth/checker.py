@@ -1,8 +1,8 @@
 """
-EDGE: the checker, a process for one login: asks the sources and ends.
+EDGE: the checker, a process for one login: asks the virtual user maps and the sources, and ends.
 
-A PAM module may sleep, leak or crash; here it does so alone, under a deadline, with no
-descriptor of any client. `start` forks it from auth, `Checker.read` takes its verdict from
+A PAM module may sleep, leak or crash, and LMDB in a damaged map; here they do so alone, under a
+deadline, with no descriptor of any client. `start` forks it from auth, `Checker.read` takes its verdict from
 a pipe: one small bounded frame. Whatever a checker does wrong is [SYS/TEMP] for its login.
 Executed as root.
 """
@@ -15,10 +15,11 @@ import json
 import os
 import signal
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from gpop import signals
 from gpop.accounts.account import AUTH, SYS_PERM, SYS_TEMP, Accepted, Account, Refused, Verdict
+from gpop.accounts.maps.virtualusers import VirtualUsers
 from gpop.accounts.sources import Request, Source, decide
 from gpop.events import place
 
@@ -92,7 +93,12 @@ class Checker:
 
 
 def start(
-    sources: Sequence[Source], request: Request, only: int | None, keep: Iterable[int], deadline_s: float
+    sources: Sequence[Source],
+    request: Request,
+    only: int | None,
+    keep: Iterable[int],
+    deadline_s: float,
+    virtual: VirtualUsers | None = None,
 ) -> Checker:
     """
     Fork a checker for `request`. Of auth's descriptors it keeps 0-2 and `keep`.
@@ -108,15 +114,13 @@ def start(
         os.close(writer)
         raise
     if pid == 0:
-        _run(sources, request, only, writer, keep)
+        _run(lambda: decide(sources, request, only, virtual), writer, keep)
     os.close(writer)
     os.set_blocking(reader, False)
     return Checker(pid, reader, deadline_s)
 
 
-def _run(
-    sources: Sequence[Source], request: Request, only: int | None, writer: int, keep: Iterable[int]
-) -> None:
+def _run(answer: Callable[[], Verdict], writer: int, keep: Iterable[int]) -> None:
     """The checker's whole life; never returns. Its outermost handler: a fault is a verdict too."""
     try:
         os.setsid()
@@ -126,7 +130,7 @@ def _run(
         for number in (signals.TERM, signals.INT, signals.HUP, signals.CHLD):
             signals.handle(number, signals.SIG_DFL)
         try:
-            verdict = decide(sources, request, only)
+            verdict = answer()
         except Exception as error:
             verdict = Refused(SYS_TEMP, "checker_fault", detail=place(error))
         body = encode(verdict)

@@ -21,6 +21,7 @@ import itertools
 import math
 import os
 import secrets
+import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,10 +30,12 @@ from gpop import events
 from gpop.accounts.account import AUTH, LOGIN_DELAY, SYS_TEMP, Accepted, Account, Refused, Verdict
 from gpop.accounts.addresses import source_of
 from gpop.accounts.cache import SYSTEM_FILES, AuthCache, CacheWatch
+from gpop.accounts.maps.textfile import TextMap
+from gpop.accounts.maps.virtualusers import AnyMap, VirtualUsers
 from gpop.accounts.passwdfile import PasswdFile
 from gpop.accounts.penalties import PenaltyTable
 from gpop.accounts.rereading import RereadFile
-from gpop.accounts.sources import PasswdFileSource, Request, Source
+from gpop.accounts.sources import MAPS, PasswdFileSource, Request, Source
 from gpop.accounts.user_settings import UserSettingsFile
 from gpop.auth import checker
 from gpop.auth.limits import Buckets
@@ -62,6 +65,9 @@ class Attempt:
     """
     One login on its way. `owner` is the conversation it came by; of `carried` only auth.py knows.
 
+    `name` is what the client sent, and what the log says. `login_name` is what that means where it was said
+    (`NameRules.login_name`): everything is decided by it.
+
     `peer_is_verified`: the kernel says so too, not only the front. `prepared`: name and password to be tried
     after those that were sent (see `sources.decide`); b"" where there is no other form.
     """
@@ -72,6 +78,8 @@ class Attempt:
         "carried",
         "decided_s",
         "generation",
+        "local",
+        "login_name",
         "name",
         "owner",
         "password",
@@ -90,7 +98,7 @@ class Attempt:
     def __init__(
         self, name: bytes, password: bytes, peer: str, received_s: float, owner: object, carried: Any
     ) -> None:
-        self.name = name
+        self.name = self.login_name = name
         self.password = password
         self.peer = peer
         self.received_s = received_s
@@ -98,6 +106,7 @@ class Attempt:
         self.carried = carried
         self.peer_is_verified = False
         self.prepared = (b"", b"")
+        self.local = ""  # the address that the client connected to
         self.source = UNVERIFIED_SOURCE
         self.trusted = False
         self.arrived_s = self.decided_s = self.wait_until_s = 0.0
@@ -136,9 +145,11 @@ class Decider:
         unwatch_fd: Callable[[int], None],
         keep: Iterable[int] = (),
         max_pending: int = 4096,
+        virtual: VirtualUsers | None = None,
     ) -> None:
         self.settings = settings
         self.sources = sources
+        self.virtual = virtual
         self.log = log
         self.max_pending = max_pending
         self._answer = answer
@@ -178,13 +189,15 @@ class Decider:
         return len(self._running)
 
     def _watched_files(self) -> list[str]:
-        return [*SYSTEM_FILES, *(path for source in self.sources for path in source.watched_files())]
+        found = [*SYSTEM_FILES, *(path for source in self.sources for path in source.watched_files())]
+        return found + self.virtual.watched_files() if self.virtual is not None else found
 
     # The way of an attempt
 
     def submit(self, attempt: Attempt, now: float) -> None:
         """Take in an attempt that has just come; answers at once where it can."""
         attempt.arrived_s = now
+        self._apply_rules(attempt)
         attempt.received_s = min(now, max(attempt.received_s, now - MAX_FRAME_AGE_S))
         if attempt.peer_is_verified:
             attempt.source = source_of(attempt.peer)
@@ -198,6 +211,15 @@ class Decider:
             self._hold(attempt, delay, now)
         else:
             self._consider(attempt, now)
+
+    def _apply_rules(self, attempt: Attempt) -> None:
+        """Make one name of the ways to write it; so they are one for cache and penalties."""
+        if self.virtual is not None:
+            rules, (name, password) = self.virtual.rules, attempt.prepared
+            attempt.login_name = rules.login_name(attempt.name, attempt.local)
+            if name:
+                name = rules.login_name(name, attempt.local)
+                attempt.prepared = (name if name != attempt.login_name else b"", password)
 
     def _has_enough(self, attempt: Attempt) -> bool:
         """Whether the source of an attempt has as many logins under way as it may."""
@@ -288,11 +310,11 @@ class Decider:
             attempt.generation = self.watch.generation
         cached = attempt.cached
         password = None if cached else attempt.password
-        request = Request(attempt.name, password, attempt.peer, attempt.prepared)
+        request = Request(attempt.login_name, password, attempt.peer, attempt.prepared)
         only = cached.origin if cached else None
         deadline_s = now + self.settings.check_timeout_s
         try:
-            started = checker.start(self.sources, request, only, self._keep, deadline_s)
+            started = checker.start(self.sources, request, only, self._keep, deadline_s, self.virtual)
         except OSError as error:
             self._queue.give_back(attempt.source)
             self._settle(attempt, Refused(SYS_TEMP, "fork_failed", detail=os.strerror(error.errno or 0)), now)
@@ -306,6 +328,9 @@ class Decider:
         """Act on a verdict: remember what must be, and answer now or when it is time."""
         if isinstance(verdict, Refused) and verdict.code == AUTH:
             self._note_refusal(attempt, now)
+            if verdict.detail:
+                fields = {"user": events.printable(attempt.name), "peer": attempt.peer}
+                self.log.write("virtual_user_refused", reason=verdict.reason, detail=verdict.detail, **fields)
         if attempt.stage == DONE and attempt in self.pending:
             # Whom the answer was for has gone meanwhile.
             self._leave(attempt)
@@ -335,10 +360,10 @@ class Decider:
 
     def _note_refusal(self, attempt: Attempt, now: float) -> None:
         if attempt.cached is not None and self.cache is not None:
-            self.cache.forget(attempt.name, attempt.peer)
+            self.cache.forget(attempt.login_name, attempt.peer)
         if attempt.trusted:
             return
-        delay = self.penalties.failed(attempt.source, attempt.name, attempt.password, now)
+        delay = self.penalties.failed(attempt.source, attempt.login_name, attempt.password, now)
         if delay:
             self.log.write("penalty_raised", "warning", peer=attempt.peer, delay_s=delay)
 
@@ -349,7 +374,7 @@ class Decider:
         if self.cache is not None:
             self._drop_if_changed(self.watch.changed_now())
             if attempt.generation == self.watch.generation and self.watch.settled(time.time()):
-                self.cache.store(attempt.name, attempt.password, attempt.peer, verdict, now)
+                self.cache.store(attempt.login_name, attempt.password, attempt.peer, verdict, now)
         return verdict
 
     def _accept(self, attempt: Attempt, verdict: Accepted, now: float) -> None:
@@ -381,7 +406,7 @@ class Decider:
         changed = self.watch.changed(now)
         if changed:
             self._drop_if_changed(changed)
-        return self.cache.look_up(attempt.name, attempt.password, attempt.peer, now)
+        return self.cache.look_up(attempt.login_name, attempt.password, attempt.peer, now)
 
     def _drop_if_changed(self, path: str) -> None:
         if path and self.cache is not None:
@@ -392,6 +417,9 @@ class Decider:
         for file in self._passwd_files:
             if file.refresh():
                 report_passwd_file(self.log, file)
+        if self.virtual is not None:
+            for each in self.virtual.refresh():
+                report_map(self.log, each)
 
     # What the process calls
 
@@ -441,8 +469,13 @@ class Decider:
     def checkers_ended(self, now: float) -> None:
         """Reap checkers that ended; only then their places are free, so that what hangs counts."""
         for pid, (started, source) in list(self._unreaped.items()):
-            if not os.waitpid(pid, os.WNOHANG)[0]:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if not ended:
                 continue
+            if os.WIFSIGNALED(status) and not started.killed:
+                # A PAM module, or LMDB in a damaged map (`gpop virtusers lookup` says which one).
+                detail = f"ended by {signal.Signals(os.WTERMSIG(status)).name}"
+                self.log.write("auth_fault", "error", reason="checker_died", detail=detail)
             # What it said comes first: a failure may be why the next of its source has to wait.
             if started.fd in self._running:
                 self._checked(started.fd, started.last_word(), now)
@@ -519,3 +552,16 @@ def report_user_settings(log: events.Log, file: UserSettingsFile) -> None:
 def _report_problems(log: events.Log, event: str, file: RereadFile) -> None:
     for line, text in file.problems:
         log.write(event, "warning", path=file.path, line=line, problem=text)
+
+
+def report_map(log: events.Log, each: AnyMap) -> None:
+    """Log that the text of a map was read, or can't be, with lines that are no use; or that one is stale."""
+    if not isinstance(each, TextMap):
+        source = each.map_name.source
+        log.write("virtual_map_stale", "warning", map=each.name, source=source)
+    elif each.fault:
+        fields = {"source": MAPS, "path": each.path, "detail": each.fault}
+        log.write("auth_fault", "error", reason="map_unreadable", **fields)
+    else:
+        log.write("virtual_map_read", path=each.path, entries=len(each), problems=each.problem_count)
+        _report_problems(log, "virtual_map_problem", each)

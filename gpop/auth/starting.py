@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 from gpop import events
 from gpop.accounts.account import Limits
+from gpop.accounts.maps.lmdbfile import LmdbMissing
+from gpop.accounts.maps.virtualusers import VirtualUsers
 from gpop.accounts.sources import PamSource, PasswdFileSource, Source, build
 from gpop.auth.checker import close_all_but
-from gpop.auth.deciding import report_passwd_file
+from gpop.auth.deciding import report_map, report_passwd_file
 
 if TYPE_CHECKING:
     from gpop.config import AuthSettings
@@ -71,6 +73,23 @@ def build_sources(settings: AuthSettings, log: events.Log) -> list[Source]:
         if isinstance(source, PasswdFileSource):
             report_passwd_file(log, source.file)
     return sources
+
+
+def build_virtual_users(settings: AuthSettings, log: events.Log) -> VirtualUsers:
+    """
+    Return the maps and name rules of the config, warmed.
+
+    Raises:
+        StartRefused: a map needs a library that is not there.
+    """
+    virtual = VirtualUsers(settings)
+    try:
+        virtual.warm()
+    except LmdbMissing as error:
+        raise StartRefused(str(error)) from None
+    for each in virtual.refresh():
+        report_map(log, each)
+    return virtual
 
 
 def library_descriptors(own: set[int]) -> list[int]:

@@ -96,6 +96,15 @@ class AuthSettings:
     cache_lifetime_s: float
     cache_max_entries: int
     cache_always_check_account: bool
+    virtual_case: str
+    virtual_domain_separators: str
+    virtual_default_domains: dict[str, str]  # by local address, or "*"
+    virtual_sendmail_maps: list[str]  # "hash:/etc/mail/virtusertable"
+    virtual_sendmail_domains: list[str]
+    virtual_postfix_maps: list[str]
+    virtual_recipient_delimiter: str
+    virtual_propagate_extensions: bool
+    virtual_local_domains: list[str]
     log_format: str
     log_level: str
 

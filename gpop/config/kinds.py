@@ -16,6 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from gpop.accounts.maps.mapname import TYPES, MapName
+from gpop.accounts.names import ANY_ADDRESS
+
 MAX_PORT = 65535
 
 
@@ -178,6 +181,48 @@ class CertificateFiles:
 
 
 CHAIN_AND_KEY = 2
+
+
+@dataclass(frozen=True)
+class MapFile:
+    """A virtual user map."""
+
+    words: str = f'a type ({", ".join(TYPES)}) and an absolute path, such as "hash:/etc/mail/virtusertable"'
+
+    def check(self, value: object) -> str:
+        if not isinstance(value, str) or not value.isprintable():
+            raise NotAcceptable
+        try:
+            return MapName(value).written
+        except ValueError as error:
+            raise NotAcceptable(str(error)) from None
+
+
+@dataclass(frozen=True)
+class DomainOfAddress:
+    """A table from addresses of this machine to domains."""
+
+    words: str = 'a table from local addresses to domains, such as { "192.0.2.1" = "example.org" }'
+
+    def check(self, value: object) -> dict[str, str]:
+        if not isinstance(value, dict):
+            raise NotAcceptable
+        checked: dict[str, str] = {}
+        for address, domain in value.items():
+            if not isinstance(domain, str) or not re.fullmatch(DOMAIN_PATTERN, domain):
+                raise NotAcceptable(f"{json.dumps(domain, default=str)} is no domain")
+            try:
+                key = address if address == ANY_ADDRESS else str(ipaddress.ip_address(address))
+            except ValueError:
+                raise NotAcceptable(f'{json.dumps(address)} is neither an IP address nor "*"') from None
+            if key in checked:
+                raise NotAcceptable(f"{json.dumps(address)} stands there twice")
+            checked[key] = domain
+        return checked
+
+
+# Of any script, as names of clients are; no blank, no "@".
+DOMAIN_PATTERN = r"[^\x00-\x20\x7f@%.]+(\.[^\x00-\x20\x7f@%.]+)*"
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,18 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
+from gpop.accounts.maps import grammar
+from gpop.accounts.maps.apart import run_apart
+from gpop.accounts.maps.errors import MapError
+from gpop.accounts.maps.textfile import TextMap
+from gpop.accounts.maps.virtualusers import open_map
 from gpop.accounts.passwdfile import PasswdFile
 from gpop.accounts.user_settings import UserSettingsFile
 
 if TYPE_CHECKING:
     from gpop.config.reading import Reading
+
+MAP_GRAMMARS = {"virtual_sendmail_maps": grammar.SENDMAIL, "virtual_postfix_maps": grammar.POSTFIX}
 
 
 def check(reading: Reading) -> None:
@@ -38,6 +45,9 @@ def check(reading: Reading) -> None:
     if reading.values["metrics_listen"] and importlib.util.find_spec("prometheus_client") is None:
         text = "prometheus-client is not installed; pip install 'gpop[metrics]' brings it"
         reading.error(("metrics", "listen"), text, reading.values["metrics_listen"])
+    for key, text_grammar in MAP_GRAMMARS.items():
+        for where, name in reading.elements[key]:
+            _check_map(reading, where, name, text_grammar)
     for where, source in reading.elements["sources"]:
         if source["type"] == "pam":
             _check_pam(reading, (*where, "service"), source["service"])
@@ -177,6 +187,31 @@ def _check_user_settings(reading: Reading) -> None:
         reading.error(where, "everybody can write to it and change what holds for others; chmod o-w it", path)
     for line, text in file.problems:
         reading.warn_about_file(path, line, f"{text}; this account cannot log in")
+
+
+def _check_map(reading: Reading, where: tuple[str | int, ...], name: str, text_grammar: str) -> None:
+    opened = open_map(name, text_grammar)
+    if isinstance(opened, TextMap):
+        opened.refresh()
+        path = opened.path
+    else:
+        path = opened.map_name.file
+    try:
+        # A look-up that finds nothing, in a process that a damaged map may end.
+        run_apart(lambda: opened.get(b"gpop-check-config"))
+    except MapError as error:
+        reading.error(where, f"{error}; logins would be told [SYS/TEMP]", name)
+        return
+    if os.stat(path).st_mode & stat.S_IWOTH:
+        reading.error(where, f"everybody can write to {path} and give anybody another account", name)
+    if isinstance(opened, TextMap):
+        for line, text in opened.problems:
+            reading.warn_about_file(path, line, text)
+        unnamed = opened.problem_count - len(opened.problems)
+        if unnamed:
+            reading.warn_about_file(path, 0, f"and {unnamed} more lines that cannot be used")
+    elif opened.is_stale():
+        reading.warn(where, f"{path} is older than its source {opened.map_name.source}", name)
 
 
 def _check_passwd_file(reading: Reading, where: tuple[str | int, ...], path: str) -> None:

@@ -25,6 +25,7 @@ from dataclasses import fields
 from itertools import repeat
 from typing import Any, TypeVar
 
+from gpop.accounts.maps.mapname import MapName
 from gpop.config import (
     AuthSettings,
     BrokerSettings,
@@ -253,6 +254,13 @@ def _check_combinations(reading: Reading) -> None:
         text = "without a certificate there is no TLS: set tls.certificates"
         reading.error(("server", "listen_tls"), text, values["listen_tls"])
     _check_proxies(reading, addresses)
+    for key in ("virtual_sendmail_maps", "virtual_postfix_maps"):
+        files: set[str] = set()
+        for where, name in reading.elements[key]:
+            file = MapName(name).file
+            if file in files:
+                reading.error(where, f"{file} stands here for the second time", name)
+            files.add(file)
     if values["autologout_s"] < RFC_AUTOLOGOUT_S:
         text = f"below the {RFC_AUTOLOGOUT_S} seconds that RFC 1939 section 3 demands at least"
         reading.warn(("session", "autologout_s"), text, values["autologout_s"])

@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpop import languages
-from gpop.accounts import user_settings
+from gpop.accounts import names, user_settings
 from gpop.config.kinds import (
+    DOMAIN_PATTERN,
     CertificateFiles,
     Choice,
+    DomainOfAddress,
     Flag,
     Kind,
     ListenAddress,
     ListOf,
+    MapFile,
     Network,
     RelativeFolder,
     Seconds,
@@ -56,7 +59,13 @@ class Setting:
         return FIELD_PREFIX.get(self.section, "") + self.name
 
 
-FIELD_PREFIX = {"log": "log_", "tls": "tls_", "metrics": "metrics_", "accounts.cache": "cache_"}
+FIELD_PREFIX = {
+    "log": "log_",
+    "tls": "tls_",
+    "metrics": "metrics_",
+    "accounts.cache": "cache_",
+    "accounts.virtual": "virtual_",
+}
 
 # The largest uid_t is reserved: it is the (uid_t) -1 that means "leave unchanged" to setresuid.
 MAX_ID = 2**32 - 2
@@ -67,6 +76,8 @@ ABSOLUTE_PATH = Text("an absolute path", r"/[^\x00-\x1f\x7f]+")
 FOLDER_OR_NONE = Text(
     'an absolute path without a slash at its end, or ""', r"|/[^\x00-\x1f\x7f]*[^\x00-\x1f\x7f/]"
 )
+DOMAIN = Text('a domain, such as "example.org"', DOMAIN_PATTERN)
+PUNCTUATION = Text('punctuation, or ""', r"|[!#$%&*+\-./:=?^_|~]{1,8}")
 # It becomes a file name in /etc/pam.d, so no slash and no leading dot.
 # `other` is what PAM takes for a service that has no file, and so nobody's own.
 PAM_SERVICE = Text(
@@ -83,6 +94,9 @@ SECTIONS = {
     "loaded within seconds, without a restart; a pair that does not load leaves the old one in force.",
     "session": "What happens after a login: one process per session, as the mail user, jailed.",
     "accounts": "Who may log in, and as which account.",
+    "accounts.virtual": "From the name that a client gives to the account that it means. The order: "
+    "separators and case, default domain, sendmail_maps, postfix_maps, local domains. docs/virtual-users.md "
+    "has examples.",
     "accounts.cache": "Remembering accepted passwords for a short while (in memory, keyed hash only).",
     "log": "One line per event. Passwords never appear in it.",
     "metrics": "Numbers for Prometheus, and whether all is well, over HTTP: /metrics, /healthz and /readyz.",
@@ -502,6 +516,79 @@ SETTINGS: tuple[Setting, ...] = (
         "Too short: guessing gets cheap. Too long: whoever gets a used address from the provider waits for "
         "somebody else's mistakes.",
         unit="seconds",
+    ),
+    Setting(
+        "accounts.virtual.case",
+        "keep",
+        Choice(names.CASES),
+        '"keep": Joe is not joe, unless a map has him (maps know no case). "fold_domain": joe@Example.ORG is '
+        'joe@example.org. "fold": and Joe@example.org is joe@example.org.',
+        '"fold" where accounts have capitals in their names: nobody reaches them.',
+    ),
+    Setting(
+        "accounts.virtual.domain_separators",
+        "",
+        PUNCTUATION,
+        'Characters that clients write instead of @: with "%" the name joe%example.org is '
+        "joe@example.org. They count only in a name without @, the last one of them.",
+        "One that stands in the names of accounts: these can't be reached.",
+    ),
+    Setting(
+        "accounts.virtual.default_domains",
+        {},
+        DomainOfAddress(),
+        "The domain of names that are given without one, by the local address that the client has "
+        'connected to (behind a proxy: what that says); "*" is any address that is not named. nupop calls '
+        "this virtservers.",
+        "Users of the system (without a domain) are no longer found, unless local_domains has that domain.",
+    ),
+    Setting(
+        "accounts.virtual.sendmail_maps",
+        [],
+        ListOf(MapFile(), may_be_empty=True),
+        "Maps that are read as sendmail reads a virtusertable; nupop's popusertable is one. Name them as "
+        "Postfix does, without the ending: hash:/etc/mail/virtusertable is the file "
+        "/etc/mail/virtusertable.db. lmdb needs the Python package lmdb.",
+        "A map that is missing or damaged: nobody can log in, all are told [SYS/TEMP].",
+    ),
+    Setting(
+        "accounts.virtual.sendmail_domains",
+        [],
+        ListOf(DOMAIN, may_be_empty=True),
+        "The only domains whose names are looked up in sendmail_maps (sendmail: VirtHost). Empty: all.",
+        "A domain that is missing: its names are accounts as they are.",
+    ),
+    Setting(
+        "accounts.virtual.postfix_maps",
+        [],
+        ListOf(MapFile(), may_be_empty=True),
+        "Maps that are read as Postfix reads virtual_alias_maps; asked after sendmail_maps.",
+        "As with sendmail_maps.",
+    ),
+    Setting(
+        "accounts.virtual.recipient_delimiter",
+        "",
+        PUNCTUATION,
+        'Postfix\'s setting of that name, for postfix_maps: with "+" joe+lists@example.org is looked up as '
+        "joe@example.org, too; sendmail always does so.",
+        "Another one than Postfix has: what reaches a user there is nobody here.",
+    ),
+    Setting(
+        "accounts.virtual.propagate_extensions",
+        True,
+        Flag(),
+        "Whether Postfix's propagate_unmatched_extensions has `virtual` (it does by default): "
+        "joe+lists@example.org then becomes jim+lists, where the map says joe@example.org is jim.",
+        "On, where nothing maps jim+lists further: there is no such account.",
+    ),
+    Setting(
+        "accounts.virtual.local_domains",
+        [],
+        ListOf(DOMAIN, may_be_empty=True),
+        "Domains whose users are the system's own: joe@example.org is the account joe, after the maps. In "
+        "postfix_maps their users may stand without it. nupop calls this localdomains.",
+        "A domain whose users are others: they can log in as the system's users of the same name, if they "
+        "know their passwords.",
     ),
     Setting(
         "accounts.cache.enabled",

@@ -40,6 +40,15 @@ DEFAULTS: dict[str, Any] = {
     "cache_lifetime_s": 600.0,
     "cache_max_entries": 1000,
     "cache_always_check_account": False,
+    "virtual_case": "keep",
+    "virtual_domain_separators": "",
+    "virtual_default_domains": {},
+    "virtual_sendmail_maps": [],
+    "virtual_sendmail_domains": [],
+    "virtual_postfix_maps": [],
+    "virtual_recipient_delimiter": "",
+    "virtual_propagate_extensions": True,
+    "virtual_local_domains": [],
     "log_format": "json",
     "log_level": "info",
 }
@@ -99,6 +108,7 @@ class FakeFront:
         stream: socket.socket | None = None,
         prepared: tuple[bytes, bytes] = (b"", b""),
         through: str = "",
+        local: str = "127.0.0.1",
     ) -> PendingLogin:
         """Hand a login over; `through`: the address that the client's stream really comes from."""
         ours, theirs = channel.pair()
@@ -112,7 +122,7 @@ class FakeFront:
             mechanism="USER",
             peer=peer,
             peer_port=4711,
-            local="127.0.0.1",
+            local=local,
             local_port=110,
             received_ms=int(received_s * 1000),
             dialogue=0,

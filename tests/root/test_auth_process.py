@@ -113,6 +113,21 @@ def test_pam_hears_of_the_client_and_not_of_its_proxy(tmp_path: Path, service: P
     assert seen.read_text() == "192.0.2.7\n"
 
 
+def test_pam_hears_the_account_and_not_what_was_typed(tmp_path: Path, service: Path) -> None:
+    """After maps and local domains; the log has both."""
+    script, seen = tmp_path / "note", tmp_path / "seen"
+    script.write_text(f'#!/bin/sh\necho "$PAM_USER" >> {seen}\n')
+    script.chmod(0o755)
+    service.write_text(f"auth required pam_exec.so quiet {script}\naccount required pam_unix.so\n")
+    (tmp_path / "table").write_text(f"@x.example {QUICK}@local.example\n")
+    maps = {"virtual_sendmail_maps": [f"text:{tmp_path}/table"], "virtual_local_domains": ["local.example"]}
+    with running(SOURCES, tmp_path, **maps) as auth:
+        fields = auth.front().login(b"anybody@x.example", b"x", TRUSTED).answer().fields
+        assert (fields["user"], fields["account"]) == ("anybody@x.example", QUICK)
+        assert auth.served().fields["account"] == QUICK.encode()
+    assert seen.read_text() == f"{QUICK}\n"
+
+
 def test_twenty_slow_checks_do_not_delay_another_source(tmp_path: Path, service: Path) -> None:
     """They may fill their own places; one is always there for others."""
     service.write_text(SLOW_FOR_ONE)
