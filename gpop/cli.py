@@ -25,6 +25,7 @@ COMMANDS = {
     "kick": ("gpop.commands.kick", "end the sessions of an account"),
     "user": ("gpop.commands.user", "switch POP3 off, or keep removed mail, for single accounts"),
     "log": ("gpop.commands.log", "have the dialogue of an account logged for a while"),
+    "virtusers": ("gpop.commands.virtusers", "show which account a login name means, or compile a map"),
     "cache": ("gpop.commands.cache", "explain, verify or rebuild the statcache of a Maildir"),
     "uidl": ("gpop.commands.uidl", "take over unique-ids from another server, and show them"),
 }
