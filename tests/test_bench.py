@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.bench import kinds, report
+from loadtest.bench import kinds, maps, report
 from loadtest.bench.maildrops import BIG
 from loadtest.bench.measuring import Cell, Figure
 from loadtest.bench.results import Results
@@ -182,3 +182,15 @@ def test_a_ratio_is_that_of_the_rounds() -> None:
     ours = [Figure(cost, 0, 0, 1, 1.0, 0, 0, {}) for cost in (10, 1, 1)]
     results.add([Cell("poll", "20", "gpop@HEAD", 4, [*ours])])
     assert results.ratio("poll", "20", "gpop@HEAD", "courier") == 0.5
+
+
+def test_maps_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every column, of the kinds that need no program of Postfix's; the others are left out without it."""
+    monkeypatch.delenv("GPOP_MAP_TOOLS", raising=False)
+    monkeypatch.setattr(maps, "NAMES", 10)
+    monkeypatch.setattr(maps, "ROUNDS", 1)
+    figures = maps.run(3000, ["lmdb", "text"])
+    assert set(figures) == {"lmdb", "text"}
+    for row in figures.values():
+        assert set(row) == set(maps.COLUMNS)
+        assert all(row[column] > 0 for column in ("file_mb", "exact_us", "catch_all_us", "none_us"))

@@ -14,12 +14,13 @@ TEXT = (ROOT / "docs/authentication.md").read_text(encoding="utf-8")
 
 def test_every_reason_is_explained() -> None:
     """An operator who greps a reason finds it."""
-    sources = [*(ROOT / "gpop/auth").glob("*.py"), *(ROOT / "gpop/accounts").glob("*.py")]
+    sources = [*(ROOT / "gpop/auth").rglob("*.py"), *(ROOT / "gpop/accounts").rglob("*.py")]
     code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     reasons = set(re.findall(r'Refused\(\s*[A-Z_]+, "(\w+)"', code)) | set(pam.REFUSALS.values())
     reasons |= (
         set(pam.FAULTS.values()) | set(re.findall(r'return "(\w+)"', code)) | {"broker_busy", "broker_gone"}
     )
+    reasons |= set(re.findall(r'Rejected\("(\w+)"', code))
     reasons |= set(re.findall(r'"((?:uid|gid|account)_\w+)" if', code)) - {"account_too_large"}
     assert len(reasons) > 35
     assert not {reason for reason in reasons if f"`{reason}`" not in TEXT}
