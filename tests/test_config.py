@@ -775,3 +775,14 @@ def test_maps_are_opened(write: Write, tmp_path: Path) -> None:
     warnings = [str(each) for each in found.warnings]
     assert any(f"{tmp_path}/text:1: a key without a value" in each for each in warnings)
     assert any("old.lmdb is older than its source" in each for each in warnings)
+
+
+def test_lmdb_needs_its_package(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has not installed it is told its name, before anything starts."""
+    lmdbfile.write(str(tmp_path / "virtual.lmdb"), {b"joe@x.example": b"joe"})
+    found = reading.read(write(f'{VIRTUAL}postfix_maps = ["lmdb:{tmp_path}/virtual"]\n{SOURCE}'))
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    machine.check(found)
+    assert ["pip install 'gpop[maps]'" in each.text for each in found.errors if "virtual" in each.key] == [
+        True
+    ]

@@ -328,7 +328,7 @@ class Decider:
         """Act on a verdict: remember what must be, and answer now or when it is time."""
         if isinstance(verdict, Refused) and verdict.code == AUTH:
             self._note_refusal(attempt, now)
-            if verdict.detail:
+            if verdict.source == MAPS:
                 fields = {"user": events.printable(attempt.name), "peer": attempt.peer}
                 self.log.write("virtual_user_refused", reason=verdict.reason, detail=verdict.detail, **fields)
         if attempt.stage == DONE and attempt in self.pending:

@@ -132,8 +132,8 @@ def write(path: str, values: Mapping[bytes, bytes]) -> None:
 
 def _fill(lmdb: Any, path: str, values: Mapping[bytes, bytes]) -> None:
     octets = sum(len(key) + len(value) + 32 for key, value in values.items())
-    # Twice, for pages that are not full; the file gets as large as its pages, not as this.
-    room = 2 * octets + 1024 * 1024
+    # Thrice, for pages that are not full; the file gets as large as its pages, not as this.
+    room = 3 * octets + 1024 * 1024
     environment = lmdb.open(path, subdir=False, lock=False, map_size=room - room % 4096)
     with environment, environment.begin(write=True) as transaction, transaction.cursor() as cursor:
         # In the order of the file, pages are filled one after the other.

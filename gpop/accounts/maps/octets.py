@@ -51,7 +51,7 @@ class MapOctets:
                     break
                 except OSError as error:
                     if error.errno not in (errno.EAGAIN, errno.EACCES):
-                        return  # a file system without such locks
+                        break  # a file system without such locks
                 if time.monotonic() >= deadline_s:
                     raise self.error(f"locked by another program for more than {LOCK_WAIT_S:g} s")
                 time.sleep(LOCK_RETRY_S)

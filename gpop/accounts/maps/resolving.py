@@ -87,7 +87,7 @@ class SendmailTable:
                 continue
             text = sendmail.rejection(value)
             if text is not None:
-                return Rejected("virtual_user_rejected", text.decode("utf-8", "backslashreplace"))
+                return Rejected("virtual_user_rejected", _shown(text))
             return postfix.split_list(sendmail.rewrite(value, arguments))
         return None
 
@@ -167,5 +167,6 @@ def _same(one: bytes, other: bytes) -> bool:
     return one == other or postfix.folded(one) == postfix.folded(other)
 
 
-def _shown(name: bytes) -> str:
-    return name[:80].decode("utf-8", "backslashreplace")
+def _shown(octets: bytes) -> str:
+    text = octets[:200].decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else ascii(text)[1:-1]
