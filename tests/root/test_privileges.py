@@ -213,8 +213,8 @@ def test_the_import_machinery_of_a_session_is_empty():
     output = in_child(
         """
         import sys
-        from gpop.broker import broker
-        broker._close_import_system()
+        from gpop.broker import starting
+        starting.close_import_system()
         print(sys.path, sys.meta_path, sys.path_hooks, dict(sys.path_importer_cache))
         try:
             import calendar
