@@ -26,6 +26,7 @@ COMMANDS = {
     "user": ("gpop.commands.user", "switch POP3 off, or keep removed mail, for single accounts"),
     "log": ("gpop.commands.log", "have the dialogue of an account logged for a while"),
     "virtusers": ("gpop.commands.virtusers", "show which account a login name means, or compile a map"),
+    "report": ("gpop.commands.report", "say from the log how well the cache works, and what it costs whom"),
     "cache": ("gpop.commands.cache", "explain, verify or rebuild the statcache of a Maildir"),
     "uidl": ("gpop.commands.uidl", "take over unique-ids from another server, and show them"),
 }
