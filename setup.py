@@ -27,7 +27,7 @@ setup(
     author="gpop contributors",
     license="MIT",
     packages=find_packages(include=["gpop", "gpop.*"]),
-    package_data={"gpop.languages": ["*.txt"]},
+    package_data={"gpop.languages": ["*.txt"], "gpop.report": ["*.css"]},
     # Made by `python -m ops.manual`.
     data_files=[
         ("share/man/man1", ["ops/manual/gpop.1"]),

@@ -24,19 +24,29 @@ from gpop import events
 
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 # So many ready lines are made, and then written again and again with other times.
-VARIANTS = 100_000
+VARIANTS = 200_000
 # Sessions of a site that is used: what share the cache gives them. The rest are rebuilds.
 HITS, REFRESHES = 0.87, 0.12
 HIT_MS, REFRESH_MS_PER_MESSAGE, REBUILD_MS_PER_MESSAGE = 0.12, 0.0009, 0.0095
 # What gpop writes once in a while. The rest of a real log's lines come about as often as in it.
-RARE = ("broker_started", "broker_stopped", "shutdown_started", "front_started", "front_draining",
-        "auth_started", "passwd_file_read", "certificate_loaded")  # fmt: skip
+RARE = (
+    "broker_started",
+    "broker_stopped",
+    "shutdown_started",
+    "front_started",
+    "front_draining",
+    "auth_started",
+    "passwd_file_read",
+    "certificate_loaded",
+)
 REFUSALS = 0.02
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtest.biglog", description=__doc__.split("\n")[1])
-    parser.add_argument("log", metavar="LOG", type=Path, help="a log of a real gpop, as a load test leaves it")
+    parser.add_argument(
+        "log", metavar="LOG", type=Path, help="a log of a real gpop, as a load test leaves it"
+    )
     parser.add_argument("--size", type=_octets, default="1G", help="octets to write: 500M, 5G (default 1G)")
     parser.add_argument("--lines", type=int, help="lines to write, in place of --size")
     parser.add_argument("--days", type=float, default=7, help="time that the log covers (default 7)")
@@ -70,9 +80,13 @@ class Variants:
         self._chance = chance
         self._users = users
         self.common = [_text(self._session(number)) for number in range(VARIANTS)]
-        self.refusals = [_text(self._refusal(each)) for each in refusals for _ in range(100)] or self.common
+        self.refusals = [
+            _text(self._refusal(each)) for each in refusals for _ in range(5000 // len(refusals))
+        ] or self.common
         self.rest = [_text(each) for each in rest]
-        self.mean_octets = sum(map(len, self.common)) / len(self.common) + len('{"ts": "2026-01-01T00:00:00.000Z",')
+        self.mean_octets = sum(map(len, self.common)) / len(self.common) + len(
+            '{"ts": "2026-01-01T00:00:00.000Z",'
+        )
 
     def _session(self, number: int) -> dict[str, Any]:
         chance = self._chance

@@ -36,25 +36,41 @@ class Failed(Exception):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
-    parser.add_argument("logs", nargs="+", metavar="LOG", help="a log, a pattern, a Parquet archive, or - for standard input")
-    parser.add_argument("--since", type=moment, metavar="TIME", help="only what was logged at that time or later")
+    parser.add_argument(
+        "logs", nargs="+", metavar="LOG", help="a log, a pattern, a Parquet archive, or - for standard input"
+    )
+    parser.add_argument(
+        "--since", type=moment, metavar="TIME", help="only what was logged at that time or later"
+    )
     parser.add_argument("--until", type=moment, metavar="TIME", help="only what was logged before that time")
     parser.add_argument("--user", metavar="NAME", help="only what is about that user or account")
-    parser.add_argument("--top", type=_count, default=10, metavar="N", help="length of lists of users and addresses (10)")
+    parser.add_argument(
+        "--top", type=_count, default=10, metavar="N", help="length of lists of users and addresses (10)"
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print the report as JSON")
     form.add_argument("--csv", metavar="TABLE", help="print one table as CSV; --csv help names them")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the report as a page with charts")
-    parser.add_argument("--parquet", type=Path, metavar="FILE", help="write the lines as an archive, which is a LOG again")
-    parser.add_argument("--follow", action="store_true", help="show what is being logged; with --json a line of it each time")
-    parser.add_argument("--interval", type=_interval, default=2.0, metavar="S", help="with --follow: how often (2 s)")
     parser.add_argument(
-        "--temporary", type=Path, metavar="DIR", help=f"where temporary files go ($TMPDIR, or {TEMPORARY}): a tenth of the log"
+        "--parquet", type=Path, metavar="FILE", help="write the lines as an archive, which is a LOG again"
+    )
+    parser.add_argument(
+        "--follow", action="store_true", help="show what is being logged; with --json a line of it each time"
+    )
+    parser.add_argument(
+        "--interval", type=_interval, default=2.0, metavar="S", help="with --follow: how often (2 s)"
+    )
+    parser.add_argument(
+        "--temporary",
+        type=Path,
+        metavar="DIR",
+        help=f"where temporary files go ($TMPDIR, or {TEMPORARY}): a tenth of the log",
     )
 
 
 EPILOG = """\
-TIME is a day (2026-11-25), a time (2026-11-25T10:00, UTC unless it says +01:00), or how long ago (30m, 12h, 7d).
+TIME is a day (2026-11-25), a time (2026-11-25T10:00, in UTC unless it says +01:00), or how long ago it
+is (30m, 12h, 7d).
 
   gpop report /var/log/gpop/gpop.log*                      tables on the terminal
   gpop report --html report.html --since 7d gpop.log*      a page to look at
@@ -105,7 +121,9 @@ def moment(text: str) -> datetime.datetime:
             return found
     except (ValueError, OverflowError):
         pass
-    raise argparse.ArgumentTypeError(f"{text!r} is no time: 2026-11-25, 2026-11-25T10:00, or how long ago: 30m, 12h, 7d")
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is no time: 2026-11-25, 2026-11-25T10:00, or how long ago: 30m, 12h, 7d"
+    )
 
 
 def _count(text: str) -> int:
@@ -131,7 +149,9 @@ def _check(args: argparse.Namespace) -> None:
         problems.append(f"--csv takes the name of a table, one of\n{names}")
     if args.since and args.until and args.since >= args.until:
         problems.append("--since is not before --until")
-    if args.follow and (args.csv or args.html or args.parquet or args.since or args.until or len(args.logs) > 1):
+    if args.follow and (
+        args.csv or args.html or args.parquet or args.since or args.until or len(args.logs) > 1
+    ):
         problems.append("--follow takes one LOG, and of the other options --user, --json and --interval")
     if args.logs.count("-") > 1:
         problems.append("- (standard input) can be read only once")
@@ -179,7 +199,8 @@ def _store(args: argparse.Namespace) -> Iterator[Store]:
             try:
                 yield store
             except store.error as error:
-                raise Failed(f"{str(error).splitlines()[0]} (temporary files are in {place}; --temporary names another place)") from error
+                said = str(error).splitlines()[0]
+                raise Failed(f"{said} (temporary files: {place}; --temporary names another place)") from error
             finally:
                 store.close()
     except ImportError as error:
@@ -200,7 +221,10 @@ def _read(store: Store, logs: list[Any], progress: Callable[[str], Callable[[flo
 
 
 def _write_files(
-    store: Store, report: dict[str, Any], args: argparse.Namespace, progress: Callable[[str], Callable[[float], None]]
+    store: Store,
+    report: dict[str, Any],
+    args: argparse.Namespace,
+    progress: Callable[[str], Callable[[float], None]],
 ) -> None:
     if args.parquet:
         lines = store.archive(args.parquet, progress("archiving"))
@@ -233,14 +257,27 @@ def _print(report: dict[str, Any], args: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[str], Callable[[float], None]]]:
-    """Bars on standard error, if that is a terminal: `progress("reading")` makes one, and is told how far it is."""
+    """Bars on standard error, if it is a terminal: `progress("reading")` makes one that hears how far it is."""
     if not sys.stderr.isatty():
         yield lambda _: lambda _: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description:<9}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:<9}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
 
         def bar(name: str) -> Callable[[float], None]:
@@ -251,9 +288,13 @@ def _progress() -> Iterator[Callable[[str], Callable[[float], None]]]:
 
 
 def _follow(args: argparse.Namespace) -> int:
-    from gpop.report import follow, inputs
+    from gpop.report import inputs
 
-    if args.logs[0] != inputs.STANDARD_INPUT and not Path(args.logs[0]).exists():
-        raise Failed(f"{args.logs[0]}: there is no such file")
+    name = args.logs[0]
+    if name != inputs.STANDARD_INPUT and not Path(name).is_file():
+        raise Failed(f"{name}: there is no such file")
     with _store(args) as store:
-        return follow.run(store, args.logs[0], args.user, args.interval, args.json)
+        from gpop.report import follow, live
+
+        with live.view(args.json) as show:
+            return follow.run(store, name, args.user, args.interval, show)

@@ -4,9 +4,14 @@ What `gpop report` does: the log's lines into DuckDB, figures out of it, and the
 Part of a command: executed by an administrator, and by nothing that serves. It refuses to know config and
 maildrops; a log is all it has, and what stands in one (names of users, addresses) it takes for hostile.
 
-    inputs   which files, and how they are packed     store    lines -> a table of DuckDB
-    columns  which fields and classes there are       figures  questions in SQL -> the report, a plain dict
-    saved    what the cache has saved                 findings what an administrator should look at
-    tables   rows and columns of the report, for      terminal, written (JSON, CSV), page (HTML, with charts)
-    follow   a log that is being written              live     its view
+    inputs     which files, and how they are packed
+    store      their lines, as a table of DuckDB in a temporary folder
+    columns    the columns of that table, and the classes that sessions are put in
+    questions  what is asked of it, in SQL
+    figures    the answers as one report, a plain dict: what --json writes
+    saved      what the cache has saved; findings  what an administrator should look at
+    tables     rows and columns of a report, for the terminal, written (JSON, CSV) and the page
+    words      how values are said, and what text from a log may look like
+    page       the report as HTML; pictures  its charts; charts  how a chart is drawn
+    follow     a log that is being written; live  its view
 """

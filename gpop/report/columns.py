@@ -70,13 +70,15 @@ BEHAVIOURS = (
 
 def size_class(edges: tuple[int, ...]) -> str:
     """SQL for the number of the class that `messages` is in."""
-    cases = " ".join(f"WHEN messages >= {edge} THEN {number}" for number, edge in reversed(list(enumerate(edges))))
+    cases = " ".join(
+        f"WHEN messages >= {edge} THEN {number}" for number, edge in reversed(list(enumerate(edges)))
+    )
     return f"CASE {cases} END"
 
 
 def size_names(edges: tuple[int, ...]) -> list[str]:
-    """What people call the classes: "0", "1–9", "100,000 and more"."""
-    names = [f"{low:,}–{high - 1:,}" if high - low > 1 else f"{low:,}" for low, high in pairwise(edges)]
+    """What people call the classes: "0", "1-9", "100,000 and more"."""
+    names = [f"{low:,}-{high - 1:,}" if high - low > 1 else f"{low:,}" for low, high in pairwise(edges)]
     return [*names, f"{edges[-1]:,} and more"]
 
 
@@ -88,4 +90,6 @@ def behaviour() -> str:
 
 def step(column: str) -> str:
     """SQL for the step that a time in ms is counted in; zero has one of its own."""
-    return f"CASE WHEN {column} > 0 THEN CAST(ceil(ln({column}) * {STEPS_PER_E}) AS INTEGER) ELSE -1000000 END"
+    return (
+        f"CASE WHEN {column} > 0 THEN CAST(ceil(ln({column}) * {STEPS_PER_E}) AS INTEGER) ELSE -1000000 END"
+    )

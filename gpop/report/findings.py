@@ -1,8 +1,8 @@
 """
 What an administrator should look at, as said by the figures of a report. PURE.
 
-Each finding is a sentence and the heading in docs/report.md that says what to do. A report in which nothing stands
-out has none. The limits below are where somebody who runs a server would begin to ask.
+Each finding is a sentence and the heading in docs/report.md that says what to do. A report in which nothing
+stands out has none. The limits below are where somebody who runs a server would begin to ask.
 """
 
 from __future__ import annotations
@@ -37,24 +37,33 @@ def _log(report: Report) -> Iterator[tuple[str, str]]:
         if log["problem"]:
             yield f"{log['name']}: {log['problem']}", "Damaged lines"
     if about["damaged"]["lines"]:
-        yield f"{about['damaged']['lines']:,} lines are none of gpop's, or damaged; they are not counted.", "Damaged lines"
+        yield (
+            f"{about['damaged']['lines']:,} lines are none of gpop's, or damaged; they are not counted.",
+            "Damaged lines",
+        )
     if about["dropped_lines"]:
-        yield f"{about['dropped_lines']:,} lines were never written: the log's reader was too slow.", "Dropped lines"
+        yield (
+            f"{about['dropped_lines']:,} lines were never written: the log's reader was too slow.",
+            "Dropped lines",
+        )
 
 
 def _faults(report: Report) -> Iterator[tuple[str, str]]:
     errors = sum(row["times"] for row in report["faults"] if row["level"] == "error")
     if errors:
-        yield f"{errors:,} errors were logged; the first of the faults is {_what(report['faults'][0])}.", "Faults"
+        yield (
+            f"{errors:,} errors were logged; the first of the faults is {_what(report['faults'][0])}.",
+            "Faults",
+        )
     for event, says in WARNINGS.items():
         times = sum(row["times"] for row in report["faults"] if row["event"] == event)
         if times:
-            yield f"{times:,} × {event}: {says}", "Faults"
+            yield f"{times:,} times {event}: {says}", "Faults"
 
 
 # Warnings that cost something each time.
 WARNINGS = {
-    "cache_unwritable": "these maildrops can have no hits until their cache can be written (quota, full disk).",
+    "cache_unwritable": "no hits for these maildrops until their cache can be written (quota, full disk).",
     "cache_damaged": "a cache was not usable and was made anew.",
     "size_corrected": "something writes a wrong W= into file names, or changes messages after delivery.",
 }
@@ -79,7 +88,10 @@ def _cache(report: Report) -> Iterator[tuple[str, str]]:
         yield f"{cache['refresh'] / total:.0%} of the sessions were refreshes.", "Many refreshes"
     racy = sum(row["sessions"] for row in report["reasons"] if row["reason"] == "racy")
     if racy / total > MANY_RACY:
-        yield f"{racy / total:.0%} of the sessions were refreshes with the reason racy.", "Many refreshes with reason racy"
+        yield (
+            f"{racy / total:.0%} of the sessions were refreshes with the reason racy.",
+            "Many refreshes with reason racy",
+        )
 
 
 def _users(report: Report) -> Iterator[tuple[str, str]]:
@@ -92,7 +104,11 @@ def _users(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _polls_quickly(row: dict[str, Any]) -> bool:
-    return row["sessions"] >= ENOUGH_SESSIONS and row["interval_s"] is not None and row["interval_s"] < QUICK_POLLER_S
+    return (
+        row["sessions"] >= ENOUGH_SESSIONS
+        and row["interval_s"] is not None
+        and row["interval_s"] < QUICK_POLLER_S
+    )
 
 
 def _logins(report: Report) -> Iterator[tuple[str, str]]:

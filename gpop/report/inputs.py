@@ -37,7 +37,7 @@ class Input:
 
 def find(arguments: list[str]) -> list[Input]:
     """
-    Return the logs that the arguments name: files, patterns, `-`. A file is read once however often it is named.
+    Return the logs that the arguments name: files, patterns, `-`. A file that is named twice is read once.
 
     Raises:
         BadInput: with all that is wrong.

@@ -1,30 +1,36 @@
 """
 What the cache has saved: an estimate, from what rebuilds of the same log took. PURE.
 
-Had there been no cache, each hit and each refresh would have been a rebuild. What that would have taken follows
-from the rebuilds that there were, by the number of messages:
+Had there been no cache, each hit and each refresh would have been a rebuild. What that would have taken
+follows from the rebuilds that there were, by the number of messages:
 
 - wall time: the mean of the rebuilds in the same size class;
-- CPU time, which no line of the log says: what the quickest tenth of them took at most. Those had nothing to wait for, folders and
-  messages were in memory, so that their time was work. For hits and refreshes the same is taken.
+- CPU time, which no line of the log says: what the quickest tenth of them took at most. Those had nothing to
+  wait for, folders and messages were in memory, so that their time was work. For hits and refreshes the same.
 
-A class with fewer than ENOUGH rebuilds gets a value from the classes that have them: on the line between its two
-neighbours; below the smallest in proportion to the messages; above the largest the same as there. The last two say too
-little rather than too much.
+A class with fewer than ENOUGH rebuilds gets a value from the classes that have them: on the line between its
+two neighbours; below the smallest in proportion to the messages; above the largest the same as there. The last
+two say too little rather than too much.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 ENOUGH = 3
-MEASURED, BETWEEN, BELOW, ABOVE = "measured", "between measured sizes", "below the smallest measured", "above the largest measured"
+MEASURED, BETWEEN, BELOW, ABOVE = (
+    "measured",
+    "between measured sizes",
+    "below the smallest measured",
+    "above the largest measured",
+)
 UNKNOWN = "no rebuilds to judge by"
 
 
 @dataclass
 class Spent:
-    """What the sessions of one size class and outcome took: their number, mean messages, total and quick ms."""
+    """What the sessions of a size class and outcome took: their number, mean messages, total and quick ms."""
 
     sessions: int = 0
     messages: float = 0.0
@@ -56,8 +62,10 @@ class Saving:
 
 
 def points(rebuilds: list[Spent]) -> list[Point]:
-    """What rebuilds take, by rising number of messages: of the classes that have enough of them, or else of all."""
-    sound = [each for each in rebuilds if each.sessions >= ENOUGH] or [each for each in rebuilds if each.sessions]
+    """What rebuilds take, by rising number of messages: by classes with enough of them, or else by all."""
+    sound = [each for each in rebuilds if each.sessions >= ENOUGH] or [
+        each for each in rebuilds if each.sessions
+    ]
     found = [Point(each.messages, each.mean_ms, each.quick_ms) for each in sound]
     return sorted(found, key=lambda point: point.messages)
 
@@ -72,9 +80,7 @@ def rebuild_of(messages: float, known: list[Point]) -> tuple[Point | None, str]:
         return Point(messages, first.wall_ms * part, first.cpu_ms * part), BELOW
     if messages >= last.messages:
         return Point(messages, last.wall_ms, last.cpu_ms), ABOVE
-    low, high = next(
-        (low, high) for low, high in zip(known, known[1:], strict=False) if low.messages <= messages < high.messages
-    )
+    low, high = next((low, high) for low, high in pairwise(known) if low.messages <= messages < high.messages)
     part = (messages - low.messages) / (high.messages - low.messages)
     wall_ms = low.wall_ms + part * (high.wall_ms - low.wall_ms)
     return Point(messages, wall_ms, low.cpu_ms + part * (high.cpu_ms - low.cpu_ms)), BETWEEN
@@ -83,7 +89,9 @@ def rebuild_of(messages: float, known: list[Point]) -> tuple[Point | None, str]:
 def saving(rebuilds: Spent, others: list[Spent], known: list[Point]) -> Saving:
     """What hits and refreshes (`others`) of one size class saved against rebuilding each time."""
     sessions = sum(each.sessions for each in others)
-    messages = sum(each.messages * each.sessions for each in others) / sessions if sessions else rebuilds.messages
+    messages = (
+        sum(each.messages * each.sessions for each in others) / sessions if sessions else rebuilds.messages
+    )
     if rebuilds.sessions >= ENOUGH:
         point: Point | None = Point(rebuilds.messages, rebuilds.mean_ms, rebuilds.quick_ms)
         basis = MEASURED

@@ -1,15 +1,17 @@
 """
-Lines of the log into a table of DuckDB. EDGE: temporary files, pipes; and the only module that imports duckdb.
+Lines of the log into a table of DuckDB. EDGE: temporary files, pipes; the only module that imports duckdb.
 
-Every line becomes a row, in order: one that gpop did not write, or that was cut off, a row without fields which
-keeps the line's beginning, so that rows number lines. Nothing is fatal that a line can say. The table lies in
-a temporary folder, not in memory; what DuckDB may have of that is limited, and what does not fit goes to disk.
+Every line becomes a row, in order: one that gpop did not write, or that was cut off, a row without fields
+which keeps the line's beginning, so that rows number lines. Nothing is fatal that a line can say. The table
+lies in a temporary folder, not in memory; what DuckDB may have of that is limited, and the rest goes to disk.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import gzip
+import io
 import os
 import shutil
 import threading
@@ -25,7 +27,7 @@ from gpop.report.columns import FIELDS, TIME
 from gpop.report.inputs import BadInput, Input
 
 if TYPE_CHECKING:
-    import duckdb
+    pass
 
 # Of DuckDB's own; the whole process needs some 200 MB more.
 MEMORY_LIMIT = "500MB"
@@ -71,7 +73,9 @@ class Store:
         try:
             import duckdb
         except ImportError as error:
-            raise MissingExtra(f"it needs {error.name}, which is not there: pip install 'gpop[report]'") from error
+            raise MissingExtra(
+                f"it needs {error.name}, which is not there: pip install 'gpop[report]'"
+            ) from error
         self.folder = folder
         self.error = duckdb.Error
         self.missing_table = duckdb.CatalogException
@@ -80,8 +84,12 @@ class Store:
         self.rejected: list[tuple[str, int, str]] = []
         self._worker = ThreadPoolExecutor(1)
         self._database = duckdb.connect(str(folder / "log.duckdb"), config=_config(folder))
-        for setting in ("TimeZone = 'UTC'", "enable_progress_bar = true", "enable_progress_bar_print = false",
-                        "progress_bar_time = 0"):  # fmt: skip
+        for setting in (
+            "TimeZone = 'UTC'",
+            "enable_progress_bar = true",
+            "enable_progress_bar_print = false",
+            "progress_bar_time = 0",
+        ):
             self._database.execute(f"SET {setting}")
         columns = ", ".join(f'"{name}" {kind}' for name, kind in FIELDS.items())
         self._database.execute(f"CREATE TABLE log ({TIME} TIMESTAMP, {columns}, damaged VARCHAR)")
@@ -92,7 +100,10 @@ class Store:
         self._worker.shutdown()
 
     def ask(
-        self, question: str, values: list[Any] | None = None, progress: Callable[[float], None] = lambda _: None
+        self,
+        question: str,
+        values: list[Any] | None = None,
+        progress: Callable[[float], None] = lambda _: None,
     ) -> list[tuple[Any, ...]]:
         """Return the rows that a statement gives; `progress` hears how far it is, from 0 to 1."""
         # Not in this thread: it waits in Python, so that Ctrl-C is heard.
@@ -110,7 +121,7 @@ class Store:
     # Reading
 
     def read(self, log: Input, progress: Callable[[float], None] = lambda _: None) -> Read:
-        """Append a log to the table. One that can't be read to its end has a `problem`, and what could be read."""
+        """Append a log to the table, as far as it can be read; if that is not to its end, there is a `problem`."""
         read = Read(log.name, log.octets, self._next_row())
         try:
             if log.packing == inputs.PARQUET:
@@ -125,23 +136,25 @@ class Store:
             read.problem = _first_line(error)
             if log.packing == inputs.GZIP:
                 # Cut short: what is there of it is worth having.
-                self._read_piped(lambda: gzip.open(log.path, "rb").read1, read)
+                self._read_piped(lambda: gzip.GzipFile(log.path).read1, read)
         self._count_rejected(read)
         read.rows = self._next_row() - read.first_row
         self.reads.append(read)
         return read
 
-    def read_chunk(self, octets: bytes) -> None:
-        """Append lines that just came; they are counted as no log of their own."""
+    def _next_row(self) -> int:
+        last = self.ask("SELECT max(rowid) FROM log")[0][0]
+        return 0 if last is None else int(last) + 1
+
+    def read_chunk(self, octets: bytes) -> int:
+        """Append lines that just came and are no log of their own; returns how many did not become rows."""
         chunk = self.folder / "chunk"
         chunk.write_bytes(octets)
         self._insert_lines(chunk, inputs.PLAIN, lambda _: None)
         read = Read("", len(octets), 0)
         self._count_rejected(read)
-
-    def _next_row(self) -> int:
-        last = self.ask("SELECT max(rowid) FROM log")[0][0]
-        return 0 if last is None else int(last) + 1
+        self.rejected.clear()
+        return read.rejected
 
     def _linked(self, path: Path) -> Path:
         """A link to the file with a plain name: DuckDB takes "*" and "[" in names for patterns."""
@@ -160,8 +173,12 @@ class Store:
         if missing:
             raise Unreadable(f"is no archive of gpop's: it has no column {', '.join(sorted(missing))}")
         fields = {TIME: "TIMESTAMP"} | FIELDS
-        casts = [f'try_cast("{name}" AS {kind})' if name in there else "NULL" for name, kind in fields.items()]
-        self.ask(f"INSERT INTO log SELECT {', '.join(casts)}, NULL FROM read_parquet('{link}')", progress=progress)
+        casts = [
+            f'try_cast("{name}" AS {kind})' if name in there else "NULL" for name, kind in fields.items()
+        ]
+        self.ask(
+            f"INSERT INTO log SELECT {', '.join(casts)}, NULL FROM read_parquet('{link}')", progress=progress
+        )
 
     def _read_stream(self, log: Input, read: Read) -> None:
         stream = inputs.open_stream(log)
@@ -205,7 +222,9 @@ class Store:
     def _count_rejected(self, read: Read) -> None:
         """Note the lines that did not become rows: no UTF-8, or longer than any line may be."""
         try:
-            rejected = self.ask("SELECT line, any_value(csv_line[:200]) FROM reject_errors GROUP BY line ORDER BY line")
+            rejected = self.ask(
+                "SELECT line, any_value(csv_line[:200]) FROM reject_errors GROUP BY line ORDER BY line"
+            )
         except self.missing_table:
             return  # nothing was read
         self.ask("DROP TABLE reject_errors")
@@ -215,20 +234,27 @@ class Store:
 
     # What was read
 
-    def narrow(self, since: Any, until: Any, user: str | None) -> None:
-        """Make the view `entry`: the lines that the report is about."""
+    def narrow(
+        self, since: datetime.datetime | None, until: datetime.datetime | None, user: str | None
+    ) -> None:
+        """Make the view `entry`: the lines that the report is about. Times are UTC, without a zone."""
         wanted = [f"{TIME} IS NOT NULL", "event IS NOT NULL", "damaged IS NULL"]
-        wanted += [f"{TIME} >= TIMESTAMP '{since:%Y-%m-%d %H:%M:%S.%f}'"] if since else []
-        wanted += [f"{TIME} < TIMESTAMP '{until:%Y-%m-%d %H:%M:%S.%f}'"] if until else []
+        if since:
+            wanted.append(f"{TIME} >= TIMESTAMP '{since:%Y-%m-%d %H:%M:%S.%f}'")
+        if until:
+            wanted.append(f"{TIME} < TIMESTAMP '{until:%Y-%m-%d %H:%M:%S.%f}'")
         if user is not None:
-            wanted.append("{0} IN (\"user\", account)".format("'" + user.replace("'", "''") + "'"))
+            name = user.replace("'", "''")
+            wanted.append(f"'{name}' IN (\"user\", account)")
         columns = ", ".join(f'"{name}"' for name in (TIME, *FIELDS))
         self.ask(f"CREATE OR REPLACE VIEW entry AS SELECT {columns} FROM log WHERE {' AND '.join(wanted)}")
 
     def damaged(self, most: int) -> tuple[int, list[dict[str, Any]]]:
         """How many lines are none of gpop's, and the first of them with their place."""
         count = self.ask("SELECT count(*) FROM log WHERE damaged IS NOT NULL")[0][0]
-        rows = self.ask(f"SELECT rowid, damaged FROM log WHERE damaged IS NOT NULL ORDER BY rowid LIMIT {most}")
+        rows = self.ask(
+            f"SELECT rowid, damaged FROM log WHERE damaged IS NOT NULL ORDER BY rowid LIMIT {most}"
+        )
         found = [self._place(int(row), str(text)) for row, text in rows]
         found += [{"file": name, "line": line, "text": text} for name, line, text in self.rejected]
         order = {read.name: number for number, read in enumerate(self.reads)}
@@ -252,7 +278,9 @@ class Store:
         link = self.folder / "archive"
         link.symlink_to(draft.absolute())
         try:
-            written = self.ask(f"COPY entry TO '{link}' (FORMAT parquet, COMPRESSION zstd)", progress=progress)
+            written = self.ask(
+                f"COPY entry TO '{link}' (FORMAT parquet, COMPRESSION zstd)", progress=progress
+            )
             draft.rename(path)
         finally:
             draft.unlink(missing_ok=True)
@@ -274,23 +302,26 @@ def _lines(path: Path, packing: str) -> str:
     """
     SQL for the rows that the lines of a file are.
 
-    The reader is that of CSV, with one column and nothing that has a meaning, because it gives the line itself; a
-    reader of JSON says nothing about lines that are none.
+    The reader is that of CSV, with one column and nothing that has a meaning, because it gives the line
+    itself; a reader of JSON says nothing about lines that are none.
     """
     shape = {TIME: "VARCHAR"} | FIELDS
     wanted = ", ".join(f'"{name}": "{kind}"' for name, kind in shape.items())
     at = f"try_cast(f.{TIME} AS TIMESTAMPTZ)"
     return f"""
         SELECT moment, {", ".join(_checked(name, kind) for name, kind in FIELDS.items())},
-            CASE WHEN trim(line) <> '' AND (moment IS NULL OR f.event IS NULL) THEN line[:{MAX_DAMAGED_SHOWN}] END
+            CASE WHEN trim(line) <> '' AND (moment IS NULL OR f.event IS NULL)
+                THEN line[:{MAX_DAMAGED_SHOWN}] END
         FROM (
-            SELECT line, f, CASE WHEN {at} BETWEEN '{EARLIEST}' AND '{LATEST}' THEN {at}::TIMESTAMP END AS moment
+            SELECT line, f,
+                CASE WHEN {at} BETWEEN '{EARLIEST}' AND '{LATEST}' THEN {at}::TIMESTAMP END AS moment
             FROM (
                 SELECT line, CASE WHEN json_valid(line) THEN json_transform(line, '{{{wanted}}}') END AS f
                 FROM read_csv('{path}', columns = {{'line': 'VARCHAR'}}, auto_detect = false, header = false,
                     delim = '{NO_DELIMITER}', quote = '', escape = '', comment = '', new_line = '\\n',
-                    strict_mode = false, ignore_errors = true, store_rejects = true, compression = '{packing}',
-                    max_line_size = {MAX_LINE_OCTETS}, buffer_size = {BUFFER_OCTETS})))"""
+                    strict_mode = false, ignore_errors = true, store_rejects = true,
+                    compression = '{packing}', max_line_size = {MAX_LINE_OCTETS},
+                    buffer_size = {BUFFER_OCTETS})))"""
 
 
 def _checked(name: str, kind: str) -> str:
@@ -313,14 +344,18 @@ def _first_octets(stream: BinaryIO) -> bytes:
     return octets
 
 
-class _Joined:
+class _Joined(io.RawIOBase):
     """A stream that the first octets were taken from, whole again."""
 
     def __init__(self, first: bytes, rest: BinaryIO) -> None:
         self._first = first
         self._rest = rest
 
-    def read(self, size: int = CHUNK_OCTETS) -> bytes:
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        size = CHUNK_OCTETS if size < 0 else size
         taken, self._first = self._first[:size], self._first[size:]
         return taken or self._rest.read(size)
 
@@ -339,5 +374,3 @@ def _chunks(source: Callable[[], Callable[[int], bytes]], read: Read) -> Iterato
             yield chunk
     except (EOFError, OSError, zlib.error) as error:
         read.problem = f"only its beginning could be read: {error}"
-
-

@@ -11,14 +11,30 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from gpop.report import tables
-from gpop.report.tables import BY_NAME, NUMBERS, Table
+from gpop.report import words
+from gpop.report.tables import BY_NAME, Column, Table
 
 # The rest is for the page, for CSV, and for --all.
 SHOWN = (
-    "outcomes", "reasons", "over_time", "by_hour", "by_messages", "saved", "polling_most", "never_hit", "largest", "slowest",
-    "behaviours", "tls", "auth_sources", "mechanisms", "close_reasons", "refused_by_address", "refused_by_reason", "faults",
-)  # fmt: skip
+    "outcomes",
+    "reasons",
+    "over_time",
+    "by_hour",
+    "by_messages",
+    "saved",
+    "polling_most",
+    "never_hit",
+    "largest",
+    "slowest",
+    "behaviours",
+    "tls",
+    "auth_sources",
+    "mechanisms",
+    "close_reasons",
+    "refused_by_address",
+    "refused_by_reason",
+    "faults",
+)
 # A narrower terminal wraps cells.
 WIDE = 130
 # Rows of "over time" on a terminal: the last ones.
@@ -44,59 +60,58 @@ def show(report: dict[str, Any], console: Console) -> None:
 
 def head(report: dict[str, Any], console: Console) -> None:
     """What the report is about, what the cache has saved, and what to look at."""
-    for line in summary(report):
+    for line in words.summary(report):
         console.print(Text(line))
     for damaged in report["report"]["damaged"]["first"][:3]:
-        place = f"  {tables.clean(damaged['file'])}:{damaged['line']}: "
-        console.print(Text(place + tables.clean(damaged["text"], max(20, console.width - len(place)))), style="dim")
+        place = f"  {words.clean(damaged['file'])}:{damaged['line']}: "
+        console.print(
+            Text(place + words.clean(damaged["text"], max(20, console.width - len(place)))), style="dim"
+        )
     for finding in report["findings"]:
-        says = Text("! ", "bold yellow") + Text(tables.clean(finding["says"], 200)) + Text(f" ({finding['see']})", "dim")
+        says = (
+            Text("! ", "bold yellow")
+            + Text(words.clean(finding["says"], 200))
+            + Text(f" ({finding['see']})", "dim")
+        )
         console.print(says)
     if report["findings"]:
-        console.print(Text("What to do about these is in docs/report.md, under the headings in brackets.", "dim"))
+        console.print(
+            Text("What to do about these is in docs/report.md, under the headings in brackets.", "dim")
+        )
     console.print()
-
-
-def summary(report: dict[str, Any]) -> list[str]:
-    """The report in a few sentences."""
-    about, cache, sessions = report["report"], report["cache"], report["sessions"]
-    if not about["lines"]:
-        return ["No line of gpop's log is in there, or none is left of what was asked for."]
-    first, last = (tables.shown(about[name], tables.MOMENT) for name in ("first", "last"))
-    lines = [f"{about['lines']:,} lines from {first} to {last} UTC; {sessions['sessions']:,} sessions of {sessions['accounts']:,} accounts"]
-    total = sum(cache.values())
-    if total:
-        shares = ", ".join(f"{name} {tables.percent(count / total)}" for name, count in cache.items() if count)
-        lines.append(f"Cache: {shares}")
-    return [*lines, *saved_words(report["saved"])]
-
-
-def saved_words(saved: dict[str, Any]) -> list[str]:
-    """What the cache has saved, in words."""
-    if saved["wall_ms"] is None:
-        return ["No rebuild is in there, so what the cache has saved can't be said."] if saved["by_messages"] else []
-    took, without = (tables.seconds(saved[name] / 1000) for name in ("took_ms", "without_cache_ms"))
-    cpu = tables.seconds(max(0.0, saved["cpu_ms"]) / 1000)
-    return [f"Opening maildrops took {took}; rebuilding each time, {without}. Saved CPU time: about {cpu}."]
 
 
 def drawn(table: Table, rows: list[dict[str, Any]], width: int) -> RichTable:
     """A table for a terminal of that width."""
     columns = [column for column in table.columns if column.narrow or width >= WIDE]
     result = RichTable(
-        title=Text(table.title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+        title=Text(table.title, "bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     for column in columns:
-        number = column.kind in NUMBERS
+        number = column.kind in words.NUMBERS
         result.add_column(
-            Text(column.heading), justify="right" if number else "left", no_wrap=number, overflow="fold",
-            ratio=None, vertical="bottom",
-        )  # fmt: skip
+            Text(column.heading),
+            justify="right" if number else "left",
+            no_wrap=number,
+            overflow="fold",
+            min_width=_least(column, rows),
+            vertical="bottom",
+        )
     for row in rows:
         result.add_row(*(_cell(row.get(column.key), column.kind) for column in columns))
     return result
 
 
+def _least(column: Column, rows: list[dict[str, Any]]) -> int:
+    """A width at which names are not taken apart letter by letter."""
+    longest = max((len(words.shown(row.get(column.key), column.kind)) for row in rows), default=0)
+    return longest if column.kind == words.MOMENT else min(longest, 16)
+
+
 def _cell(value: Any, kind: str) -> Text:
     style = STYLES.get(value, "") if isinstance(value, str) else ""
-    return Text(tables.shown(value, kind), style)
+    return Text(words.shown(value, kind), style)

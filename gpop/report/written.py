@@ -8,7 +8,7 @@ import csv
 import json
 from typing import Any, TextIO
 
-from gpop.report import tables
+from gpop.report import tables, words
 
 
 def write_json(report: dict[str, Any], out: TextIO) -> None:
@@ -24,4 +24,4 @@ def write_csv(report: dict[str, Any], name: str, out: TextIO) -> None:
     keys += [key for key in (rows[0] if rows else {}) if key not in keys]
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(keys)
-    writer.writerows([tables.cell(row.get(key)) for key in keys] for row in rows)
+    writer.writerows([words.cell(row.get(key)) for key in keys] for row in rows)
