@@ -257,7 +257,7 @@ def _print(report: dict[str, Any], args: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[str], Callable[[float], None]]]:
-    """Bars on standard error, if it is a terminal: `progress("reading")` makes one that hears how far it is."""
+    """Bars on standard error, if it is a terminal; what `progress("reading")` gives is told how far it is."""
     if not sys.stderr.isatty():
         yield lambda _: lambda _: None
         return

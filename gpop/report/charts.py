@@ -2,8 +2,8 @@
 Charts as SVG: columns, lines, a heat map, bars. PURE: figures in, text out.
 
 Each is drawn for a width in CSS pixels and never scaled, so that its letters keep their size; the page has
-a wide and a narrow one of each, and shows the one that fits. Colours are classes, which the page's style gives
-a value in light and dark. Every mark says what it is in a <title>, every axis says its unit. Text from a log is
+a wide and a narrow one of each, and shows the one that fits. Colours are classes; the page's style says what
+they are in light and dark. Every mark says what it is in a <title>, every axis its unit. Text from a log is
 the caller's to clean; it is escaped here.
 """
 
@@ -103,14 +103,13 @@ class Frame:
         return parts
 
     def below(self, title: str, slots: Sequence[str], between: bool = False) -> list[str]:
-        """Words of the horizontal axis: as many names as there is room for; `between`: of the slots' edges."""
+        """Words of the horizontal axis: names as there is room for; `between`: of the slots' edges."""
         parts = [text(self.x(0.5), self.height - 4, title, "axis", "middle")]
         count = len(slots) - between
+        named = [number for number, name in enumerate(slots) if name]
         widest = max((len(name) for name in slots), default=1) * LETTER + 14
-        every = max(1, math.ceil(widest * count / max(1.0, self.across)))
-        if any(name == "" for name in slots):
-            every = 1  # whoever leaves names out has made room
-        for number in range(0, len(slots), every):
+        every = max(1, math.ceil(widest * len(named) / max(1.0, self.across)))
+        for number in named[::every]:
             x = self.x((number + (0 if between else 0.5)) / max(1, count))
             half = len(slots[number]) * LETTER / 2
             x = min(max(x, half), self.width - half)
@@ -129,7 +128,7 @@ def columns(
     label: str,
     between: bool = False,
 ) -> str:
-    """Stacked columns; `tell[series][slot]` is what a piece says. `between`: slots are named at their edges."""
+    """Stacked columns; `tell[series][slot]` is what a piece says. `between`: edges have names."""
     frame = Frame(width, height, vertical)
     parts = frame.grid()
     count = len(slots) - between

@@ -6,7 +6,6 @@ The first names of series are the classes of the page's colours.
 
 from __future__ import annotations
 
-import datetime
 import html
 import math
 from collections.abc import Callable
@@ -20,7 +19,6 @@ Row = dict[str, Any]
 
 SHARES = (("hit", "hit"), ("refresh", "refresh"), ("rebuild", "rebuild"), ("off", "without a cache"))
 HEIGHT, LOW = 250, 130
-MINUTE_S, DAY_S = 60, 86400
 
 
 def sections(report: Report, folded: Callable[[str, Report], str]) -> list[str]:
@@ -60,22 +58,8 @@ def _shown_outcomes(report: Report) -> list[tuple[str, str]]:
 # Over time
 
 
-def moments(report: Report) -> list[str]:
-    """What periods are called on the axis: only what tells them apart."""
-    period_s = report["period_s"]
-    starts = [datetime.datetime.fromisoformat(row["start"]) for row in report["over_time"]]
-    span_s = (starts[-1] - starts[0]).total_seconds() if starts else 0.0
-    if period_s >= DAY_S:
-        pattern = "%Y-%m-%d"
-    elif span_s >= DAY_S:
-        pattern = "%m-%d %H:%M"
-    else:
-        pattern = "%H:%M" if period_s >= MINUTE_S else "%H:%M:%S"
-    return [start.strftime(pattern) for start in starts]
-
-
 def _over_time(report: Report) -> str:
-    rows, slots, shown = report["over_time"], moments(report), _shown_outcomes(report)
+    rows, slots, shown = report["over_time"], words.periods(report), _shown_outcomes(report)
     period = words.seconds(report["period_s"])
     first = rows[0]["start"][:10] if rows else ""
     unit = (
@@ -130,7 +114,7 @@ def _tell(row: Row, slot: str, name: str, said: str) -> str:
 
 
 def _times(report: Report) -> str:
-    rows, slots = report["over_time"], moments(report)
+    rows, slots = report["over_time"], words.periods(report)
     kinds = [(name, quantile) for name, _ in SHARES[:3] for quantile in ("p50", "p99")]
     series = [
         Series(
@@ -258,7 +242,8 @@ def _saved(report: Report) -> str:
         Series(name, style, [value / of_it for value in values])
         for name, style, values in (("took", "hit", took_s), ("without", "rebuild", without_s))
     ]
-    axis = charts.amounts(f"total time ({unit}), by messages in the maildrop", max(took_s + without_s) / of_it)
+    most = max(took_s + without_s) / of_it
+    axis = charts.amounts(f"total time ({unit}), by messages in the maildrop", most)
     said = [[words.seconds(value) for value in values] for values in (took_s, without_s)]
     legend = [("hit", "opening maildrops took"), ("rebuild", "rebuilding each time would have taken")]
     return _section(

@@ -9,8 +9,8 @@ follows from the rebuilds that there were, by the number of messages:
   wait for, folders and messages were in memory, so that their time was work. For hits and refreshes the same.
 
 A class with fewer than ENOUGH rebuilds gets a value from the classes that have them: on the line between its
-two neighbours; below the smallest in proportion to the messages; above the largest the same as there. The last
-two say too little rather than too much.
+two neighbours; below the smallest in proportion to the messages; above the largest the same as there. The
+last two say too little rather than too much.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ class Store:
     # Reading
 
     def read(self, log: Input, progress: Callable[[float], None] = lambda _: None) -> Read:
-        """Append a log to the table, as far as it can be read; if that is not to its end, there is a `problem`."""
+        """Append a log to the table, as far as it can be read; if that is not all, there is a `problem`."""
         read = Read(log.name, log.octets, self._next_row())
         try:
             if log.packing == inputs.PARQUET:

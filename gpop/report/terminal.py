@@ -47,8 +47,9 @@ def show(report: dict[str, Any], console: Console) -> None:
     head(report, console)
     for name in SHOWN:
         rows = BY_NAME[name].of(report)
-        if name == "over_time" and len(rows) > MOST_PERIODS:
-            rows = rows[-MOST_PERIODS:]
+        if name == "over_time":
+            named = zip(rows, words.periods(report), strict=True)
+            rows = [row | {"start": start} for row, start in named][-MOST_PERIODS:]
         if name == "by_hour":
             rows = [row for row in rows if row["sessions"]]
         if rows:

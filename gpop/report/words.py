@@ -7,6 +7,7 @@ HTML would, besides.
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 from gpop.events import printable
@@ -16,6 +17,7 @@ TEXT, COUNT, SHARE, OCTETS, MOMENT = "text", "count", "share", "octets", "moment
 MS, SECONDS, TOTAL = "ms", "seconds", "total"
 # A field of the log has 512 characters at most; a table needs fewer to say who is meant.
 MAX_SHOWN = 60
+MINUTE_S, DAY_S = 60, 86400
 # A spreadsheet takes a cell that begins like this for a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "|", "%")
 NUMBERS = (COUNT, SHARE, MS, OCTETS, SECONDS, TOTAL)
@@ -115,6 +117,20 @@ def summary(report: dict[str, Any]) -> list[str]:
         shares = ", ".join(f"{name} {percent(count / total)}" for name, count in cache.items() if count)
         lines.append(f"Cache: {shares}")
     return [*lines, *saved_words(report["saved"])]
+
+
+def periods(report: dict[str, Any]) -> list[str]:
+    """What the periods of "over time" are called beside each other: only what tells them apart."""
+    period_s = report["period_s"]
+    starts = [datetime.datetime.fromisoformat(row["start"]) for row in report["over_time"]]
+    span_s = (starts[-1] - starts[0]).total_seconds() if starts else 0.0
+    if period_s >= DAY_S:
+        pattern = "%Y-%m-%d"
+    elif span_s >= DAY_S:
+        pattern = "%m-%d %H:%M"
+    else:
+        pattern = "%H:%M" if period_s >= MINUTE_S else "%H:%M:%S"
+    return [start.strftime(pattern) for start in starts]
 
 
 def saved_words(saved: dict[str, Any]) -> list[str]:
