@@ -278,9 +278,8 @@ class Store:
         link = self.folder / "archive"
         link.symlink_to(draft.absolute())
         try:
-            written = self.ask(
-                f"COPY entry TO '{link}' (FORMAT parquet, COMPRESSION zstd)", progress=progress
-            )
+            form = "FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false"
+            written = self.ask(f"COPY entry TO '{link}' ({form})", progress=progress)
             draft.rename(path)
         finally:
             draft.unlink(missing_ok=True)

@@ -64,7 +64,7 @@ def head(report: dict[str, Any], console: Console) -> None:
     for line in words.summary(report):
         console.print(Text(line))
     for damaged in report["report"]["damaged"]["first"][:3]:
-        place = f"  {words.clean(damaged['file'])}:{damaged['line']}: "
+        place = f"  {words.clean(damaged['file'], 1000)}:{damaged['line']}: "
         console.print(
             Text(place + words.clean(damaged["text"], max(20, console.width - len(place)))), style="dim"
         )

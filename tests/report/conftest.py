@@ -107,13 +107,39 @@ def report(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
 
 _SESSION = {
-    "ts": "2026-11-25T10:00:00.000Z", "level": "info", "event": "session_closed", "process": "front",
-    "peer": "192.0.2.1", "peer_port": 50000, "local": "192.0.2.9", "local_port": 110, "login_id": 1,
-    "user": "anna", "account": "anna", "tls": None, "cipher": None, "mechanism": "USER",
-    "auth_source": "passwd-file", "auth_ms": 1.5, "cache": "hit", "cache_reason": "unchanged", "cache_ms": 0.2,
-    "messages": 10, "octets": 1000, "retr": 0, "retr_octets": 0, "top": 0, "top_octets": 0, "marked": 0,
-    "expired": 0, "removed": 0, "not_removed": 0, "octets_sent": 100, "duration_ms": 12.5, "close_reason": "quit",
-}  # fmt: skip
+    "ts": "2026-11-25T10:00:00.000Z",
+    "level": "info",
+    "event": "session_closed",
+    "process": "front",
+    "peer": "192.0.2.1",
+    "peer_port": 50000,
+    "local": "192.0.2.9",
+    "local_port": 110,
+    "login_id": 1,
+    "user": "anna",
+    "account": "anna",
+    "tls": None,
+    "cipher": None,
+    "mechanism": "USER",
+    "auth_source": "passwd-file",
+    "auth_ms": 1.5,
+    "cache": "hit",
+    "cache_reason": "unchanged",
+    "cache_ms": 0.2,
+    "messages": 10,
+    "octets": 1000,
+    "retr": 0,
+    "retr_octets": 0,
+    "top": 0,
+    "top_octets": 0,
+    "marked": 0,
+    "expired": 0,
+    "removed": 0,
+    "not_removed": 0,
+    "octets_sent": 100,
+    "duration_ms": 12.5,
+    "close_reason": "quit",
+}
 
 
 def session(**changes: Any) -> dict[str, Any]:
@@ -124,9 +150,16 @@ def session(**changes: Any) -> dict[str, Any]:
 def refusal(**changes: Any) -> dict[str, Any]:
     """A line as gpop writes it for a refused login."""
     fields = {
-        "ts": "2026-11-25T10:00:01.000Z", "level": "warning", "event": "login_refused", "process": "front",
-        "peer": "198.51.100.7", "user": "root", "mechanism": "USER", "code": "AUTH", "reason": "wrong_password",
-    }  # fmt: skip
+        "ts": "2026-11-25T10:00:01.000Z",
+        "level": "warning",
+        "event": "login_refused",
+        "process": "front",
+        "peer": "198.51.100.7",
+        "user": "root",
+        "mechanism": "USER",
+        "code": "AUTH",
+        "reason": "wrong_password",
+    }
     return fields | changes
 
 

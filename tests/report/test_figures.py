@@ -15,30 +15,81 @@ from tests.report.conftest import Driven, Run, refusal, session, write
 
 # What programs may count on; a key can be added, and none of these may go or be renamed without a new SCHEMA.
 KEYS = {
-    "report", "cache", "sessions", "outcomes", "reasons", "over_time", "period_s", "by_hour", "by_messages", "saved",
-    "rebuild_times", "durations", "polling_most", "never_hit", "never_hit_accounts", "largest", "slowest",
-    "behaviours", "tls", "auth_sources", "mechanisms", "close_reasons", "refused", "refused_by_address",
-    "refused_by_reason", "faults", "events", "findings",
-}  # fmt: skip
+    "report",
+    "cache",
+    "sessions",
+    "outcomes",
+    "reasons",
+    "over_time",
+    "period_s",
+    "by_hour",
+    "by_messages",
+    "saved",
+    "rebuild_times",
+    "durations",
+    "polling_most",
+    "never_hit",
+    "never_hit_accounts",
+    "largest",
+    "slowest",
+    "behaviours",
+    "tls",
+    "auth_sources",
+    "mechanisms",
+    "close_reasons",
+    "refused",
+    "refused_by_address",
+    "refused_by_reason",
+    "faults",
+    "events",
+    "findings",
+}
 SIDE_BY_SIDE = {
-    "sessions", "hit", "refresh", "rebuild", "off", "unopened",
-    *(f"{outcome}_{name}_ms" for outcome in ("hit", "refresh", "rebuild") for name in ("p50", "p90", "p99", "max")),
-}  # fmt: skip
+    "sessions",
+    "hit",
+    "refresh",
+    "rebuild",
+    "off",
+    "unopened",
+    *(
+        f"{outcome}_{name}_ms"
+        for outcome in ("hit", "refresh", "rebuild")
+        for name in ("p50", "p90", "p99", "max")
+    ),
+}
 USER = {
-    "account", "sessions", "interval_s", "hit", "refresh", "rebuild", "messages", "octets", "cache_ms", "reason",
+    "account",
+    "sessions",
+    "interval_s",
+    "hit",
+    "refresh",
+    "rebuild",
+    "messages",
+    "octets",
+    "cache_ms",
+    "reason",
     "addresses",
-}  # fmt: skip
+}
 
 
 def test_a_real_log_gives_what_was_driven(driven: Driven, report: Run) -> None:
     """Hits, refreshes, rebuilds, refusals and what clients did are those that the clients made."""
     found = report("--json", driven.path).json()
     assert found["cache"] == {
-        "hit": driven.hits, "refresh": driven.refreshes, "rebuild": driven.rebuilds, "off": 0, "unopened": 0,
-    }  # fmt: skip
+        "hit": driven.hits,
+        "refresh": driven.refreshes,
+        "rebuild": driven.rebuilds,
+        "off": 0,
+        "unopened": 0,
+    }
     assert found["sessions"]["sessions"] == driven.sessions
     assert found["sessions"]["messages_sent"] == 1
-    assert found["refused"] == {"refused": driven.refused, "guesses": driven.refused, "addresses": 1, "names": 1}
+    assert found["refused"] == {
+        "refused": driven.refused,
+        "guesses": driven.refused,
+        "addresses": 1,
+        "names": 1,
+    }
     assert [row["account"] for row in found["polling_most"]] == driven.names
     behaviours = {row["behaviour"]: row["sessions"] for row in found["behaviours"]}
     assert behaviours == {"polls": driven.sessions - driven.cut_off, "cut_off": driven.cut_off}
@@ -57,9 +108,19 @@ def test_the_keys_of_json_are_stable(driven: Driven, report: Run) -> None:
         assert set(found[table][0]) == SIDE_BY_SIDE | {key}, table
     assert set(found["polling_most"][0]) == USER
     assert set(found["saved"]) == {"wall_ms", "cpu_ms", "took_ms", "without_cache_ms", "by_messages"}
-    assert {"schema", "gpop", "made", "since", "until", "user", "lines", "first", "last", "inputs", "damaged"} <= set(
-        found["report"]
-    )
+    assert {
+        "schema",
+        "gpop",
+        "made",
+        "since",
+        "until",
+        "user",
+        "lines",
+        "first",
+        "last",
+        "inputs",
+        "damaged",
+    } <= set(found["report"])
 
 
 def test_an_empty_log_is_a_report_of_nothing(tmp_path: Path, report: Run) -> None:
@@ -97,7 +158,9 @@ def test_sessions_are_put_where_they_belong(tmp_path: Path, report: Run) -> None
     lines = [
         session(ts="2026-11-25T00:00:00.000Z", messages=0),
         session(ts="2026-11-25T00:59:59.999Z", messages=1, cache="refresh", cache_reason="racy"),
-        session(ts="2026-11-25T01:00:00.000Z", messages=9, cache="rebuild", cache_reason="absent", cache_ms=4.0),
+        session(
+            ts="2026-11-25T01:00:00.000Z", messages=9, cache="rebuild", cache_reason="absent", cache_ms=4.0
+        ),
         session(ts="2026-11-26T01:30:00.000Z", messages=99_999, cache="off", cache_reason="disabled"),
         session(ts="2026-11-26T23:59:59.999Z", messages=100_000, cache=None, cache_reason=None),
     ]
@@ -106,8 +169,14 @@ def test_sessions_are_put_where_they_belong(tmp_path: Path, report: Run) -> None
     assert hours == {"00": 2, "01": 2, "23": 1}
     sizes = {row["messages"]: row["sessions"] for row in found["by_messages"]}
     assert sizes == {
-        "0": 1, "1-9": 2, "10-99": 0, "100-999": 0, "1,000-9,999": 0, "10,000-99,999": 1, "100,000 and more": 1,
-    }  # fmt: skip
+        "0": 1,
+        "1-9": 2,
+        "10-99": 0,
+        "100-999": 0,
+        "1,000-9,999": 0,
+        "10,000-99,999": 1,
+        "100,000 and more": 1,
+    }
     assert found["cache"] == {"hit": 1, "refresh": 1, "rebuild": 1, "off": 1, "unopened": 1}
     assert sum(row["sessions"] for row in found["over_time"]) == 5
     starts = [row["start"] for row in found["over_time"]]
@@ -146,14 +215,16 @@ def test_what_clients_did(tmp_path: Path, report: Run) -> None:
 
 
 def test_who_never_hits(tmp_path: Path, report: Run) -> None:
-    """Three sessions without a hit are remarkable, with the reason that they mostly had; two, or one hit, are not."""
+    """Three sessions without a hit are remarkable, with their commonest reason; two, or one hit, are not."""
     lines = [
-        session(account="hits"), session(account="hits"), session(account="hits"),
+        session(account="hits"),
+        session(account="hits"),
+        session(account="hits"),
         *(session(account="never", cache="refresh", cache_reason="new_changed") for _ in range(3)),
         session(account="never", cache="refresh", cache_reason="racy"),
         *(session(account="twice", cache="rebuild", cache_reason="absent") for _ in range(2)),
         *(session(account="broken", cache=None, cache_reason=None) for _ in range(5)),
-    ]  # fmt: skip
+    ]
     found = report("--json", write(tmp_path / "log", *lines)).json()
     assert [(row["account"], row["reason"]) for row in found["never_hit"]] == [("never", "new_changed")]
     assert found["never_hit_accounts"] == 1
@@ -162,19 +233,30 @@ def test_who_never_hits(tmp_path: Path, report: Run) -> None:
 def test_refusals_count_what_a_line_stands_for(tmp_path: Path, report: Run) -> None:
     """A flood is few lines with a number of times; wrong passwords are told from limits."""
     lines = [
-        refusal(), refusal(user="admin"),
+        refusal(),
+        refusal(user="admin"),
         refusal(code="SYS/TEMP", reason="too_many_logins", times=500),
         refusal(peer="2001:db8::1", code="LOGIN-DELAY", reason="login_delay"),
-    ]  # fmt: skip
+    ]
     found = report("--json", write(tmp_path / "log", *lines)).json()
     assert found["refused"] == {"refused": 503, "guesses": 2, "addresses": 2, "names": 2}
     first = found["refused_by_address"][0]
-    assert (first["address"], first["refused"], first["guesses"], first["names"]) == ("198.51.100.7", 502, 2, 2)
+    assert (first["address"], first["refused"], first["guesses"], first["names"]) == (
+        "198.51.100.7",
+        502,
+        2,
+        2,
+    )
 
 
 def test_lines_that_were_dropped_are_said(tmp_path: Path, report: Run) -> None:
     """What the log itself says is missing stands at the top."""
-    dropped = {"ts": "2026-11-25T10:00:00.000Z", "level": "warning", "event": "log_lines_dropped", "lines": 1200}
+    dropped = {
+        "ts": "2026-11-25T10:00:00.000Z",
+        "level": "warning",
+        "event": "log_lines_dropped",
+        "lines": 1200,
+    }
     found = report("--json", write(tmp_path / "log", session(), dropped)).json()
     assert found["report"]["dropped_lines"] == 1200
     assert any("1,200 lines were never written" in each["says"] for each in found["findings"])
@@ -184,7 +266,11 @@ def test_every_finding_is_explained() -> None:
     """A finding names a heading of docs/report.md, and events that gpop writes."""
     text = (Path(__file__).parents[2] / "docs" / "report.md").read_text("utf-8")
     headings = {line.lstrip("# ") for line in text.splitlines() if line.startswith("#")}
-    used = {constant for constant in _texts(findings) if constant[:1].isupper() and not constant.endswith((".", " "))}
+    used = {
+        constant
+        for constant in _texts(findings)
+        if constant[:1].isupper() and not constant.endswith((".", " "))
+    }
     assert used and used <= headings, used - headings
     assert set(findings.WARNINGS) <= set(EVENTS)
 
@@ -200,7 +286,7 @@ def _texts(module: object) -> set[str]:
 
 
 def test_a_generated_log_is_a_log(tmp_path: Path, driven: Driven, report: Run, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    """What loadtest.biglog makes of a real log has no damaged line, is in order, and covers the time it should."""
+    """What loadtest.biglog makes of a real log has no damaged line, is in order, and covers its days."""
     monkeypatch.setattr(biglog, "VARIANTS", 500)
     chance = random.Random(1)
     path = tmp_path / "big.log"
