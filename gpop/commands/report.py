@@ -30,14 +30,22 @@ LONG_AGO, FAR_AWAY = datetime.datetime(1970, 1, 1), datetime.datetime(2200, 1, 1
 
 
 class Failed(Exception):
-    """The command can't do what it was asked to; the text says why."""
+    """The command can't be understood, or lacks something; the text says what."""
+
+    status = 2
+
+
+class Broken(Failed):
+    """It was understood, and something went wrong on the way."""
+
+    status = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     parser.add_argument(
-        "logs", nargs="+", metavar="LOG", help="a log, a pattern, a Parquet archive, or - for standard input"
+        "logs", nargs="*", metavar="LOG", help="a log, a pattern, a Parquet archive, or - for standard input"
     )
     parser.add_argument(
         "--since", type=moment, metavar="TIME", help="only what was logged at that time or later"
@@ -86,6 +94,9 @@ def run(args: argparse.Namespace) -> int:
     """Make the report; 1 if a log could not be read, 2 if it was not to be understood what is wanted."""
     signal.signal(signal.SIGTERM, _end)
     try:
+        if args.csv == "help":
+            print(_table_names())
+            return 0
         _check(args)
         with contextlib.suppress(BrokenPipeError):
             return _follow(args) if args.follow else _report(args)
@@ -95,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     except Failed as error:
         for line in str(error).splitlines():
             print(f"gpop report: {line}", file=sys.stderr)
-        return 2
+        return error.status
     except KeyboardInterrupt:
         return 130
 
@@ -114,7 +125,7 @@ def moment(text: str) -> datetime.datetime:
     ago = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text)
     try:
         if ago and ago[2] in AGO_S:
-            return now - datetime.timedelta(seconds=float(ago[1]) * AGO_S[ago[2]])
+            return max(LONG_AGO, now - datetime.timedelta(seconds=float(ago[1]) * AGO_S[ago[2]]))
         found = datetime.datetime.fromisoformat(text)
         found = found.astimezone(datetime.UTC).replace(tzinfo=None) if found.tzinfo else found
         if LONG_AGO <= found < FAR_AWAY:
@@ -139,14 +150,19 @@ def _interval(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0.05 to 3600")
 
 
+def _table_names() -> str:
+    from gpop.report.tables import TABLES
+
+    return "\n".join(f"  {table.name:<20} {table.title}" for table in TABLES)
+
+
 def _check(args: argparse.Namespace) -> None:
     """Raise Failed with all that can't be."""
     from gpop.report.tables import TABLES
 
-    problems = []
+    problems = [] if args.logs else ["name a LOG, or - for standard input"]
     if args.csv is not None and args.csv not in [table.name for table in TABLES]:
-        names = "\n".join(f"  {table.name:<20} {table.title}" for table in TABLES)
-        problems.append(f"--csv takes the name of a table, one of\n{names}")
+        problems.append(f"--csv takes the name of a table, one of\n{_table_names()}")
     if args.since and args.until and args.since >= args.until:
         problems.append("--since is not before --until")
     if args.follow and (
@@ -200,7 +216,7 @@ def _store(args: argparse.Namespace) -> Iterator[Store]:
                 yield store
             except store.error as error:
                 said = str(error).splitlines()[0]
-                raise Failed(f"{said} (temporary files: {place}; --temporary names another place)") from error
+                raise Broken(f"{said} (temporary files: {place}; --temporary names another place)") from error
             finally:
                 store.close()
     except ImportError as error:
@@ -208,7 +224,7 @@ def _store(args: argparse.Namespace) -> Iterator[Store]:
     except MissingExtra as error:
         raise Failed(str(error)) from error
     except OSError as error:
-        raise Failed(f"{error.filename or place}: {error.strerror}") from error
+        raise Broken(f"{error.filename or place}: {error.strerror}") from error
 
 
 def _read(store: Store, logs: list[Any], progress: Callable[[str], Callable[[float], None]]) -> None:

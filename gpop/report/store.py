@@ -113,8 +113,9 @@ class Store:
                 progress(max(0.0, self._database.query_progress() / 100))
                 with contextlib.suppress(TimeoutError):
                     asked.exception(POLL_S)
-        except KeyboardInterrupt:
+        except BaseException:
             self._database.interrupt()
+            asked.exception()  # only when it has stopped can the database be closed
             raise
         return asked.result()
 

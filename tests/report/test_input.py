@@ -234,7 +234,6 @@ def test_since_until_and_user(tmp_path: Path, report: Run) -> None:
         (["--follow", "--html", "page"], "--follow takes one LOG"),
         (["--follow", "--interval", "nan"], "no number of seconds"),
         (["--html", "/nonexistent/page.html"], "there is no folder /nonexistent"),
-        (["--temporary", "/nonexistent"], "/nonexistent"),
         (["-"], "standard input) can be read only once"),
     ],
 )
@@ -245,6 +244,22 @@ def test_a_wrong_command_line_says_what_would_be_right(
     found = report(*arguments, "-" if "-" in arguments else driven.path)
     assert (found.status, found.out) == (2, "")
     assert words in found.err
+
+
+def test_where_it_can_t_write_is_named(tmp_path: Path, driven: Driven, report: Run) -> None:
+    """No folder for temporary files, no place for the page: exit status 1 and the path."""
+    found = report("--temporary", "/nonexistent", driven.path)
+    assert found.status == 1 and "/nonexistent" in found.err
+    (tmp_path / "page.html").mkdir()
+    found = report("--html", tmp_path / "page.html", driven.path)
+    assert found.status == 1 and "page.html" in found.err
+
+
+def test_without_a_log_there_is_help(report: Run) -> None:
+    """Nothing named is said; the tables of --csv are, without a log."""
+    assert "name a LOG" in report().err
+    found = report("--csv", "help")
+    assert found.status == 0 and "refused_by_address" in found.out
 
 
 @pytest.mark.parametrize("missing", ["duckdb", "rich"])
