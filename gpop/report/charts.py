@@ -73,7 +73,8 @@ class Frame:
     def __init__(self, width: float, height: float, vertical: Axis) -> None:
         self.width, self.height, self.vertical = width, height, vertical
         widest = max((len(words) for _, words in vertical.ticks), default=1)
-        self.left = widest * LETTER + 12
+        # The same for most, so that charts below each other line up.
+        self.left = max(46.0, widest * LETTER + 12)
         self.across = width - self.left - RIGHT
         self.down = height - TOP - BOTTOM
 

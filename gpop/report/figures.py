@@ -52,6 +52,7 @@ def make(
         "polling_most": ask.users("polls DESC"),
         "never_hit": ask.users("polls DESC", Questions.NEVER_HIT),
         "never_hit_accounts": ask.never_hitting(),
+        "rebuilt_again": ask.rebuilt_again(),
         "largest": ask.users("most DESC NULLS LAST"),
         "slowest": ask.slowest(),
         "behaviours": [_said(row) for row in _shares(ask.counts("behaviour", "behaviour"), total)],

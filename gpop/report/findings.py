@@ -37,24 +37,19 @@ def _log(report: Report) -> Iterator[tuple[str, str]]:
         if log["problem"]:
             yield f"{log['name']}: {log['problem']}", "Damaged lines"
     if about["damaged"]["lines"]:
-        yield (
-            f"{about['damaged']['lines']:,} lines are none of gpop's, or damaged; they are not counted.",
-            "Damaged lines",
-        )
+        yield f"{_lines(about['damaged']['lines'])} of no use: damaged, or none of gpop's.", "Damaged lines"
     if about["dropped_lines"]:
-        yield (
-            f"{about['dropped_lines']:,} lines were never written: the log's reader was too slow.",
-            "Dropped lines",
-        )
+        yield f"{_lines(about['dropped_lines'])} missing: the log's reader was too slow.", "Dropped lines"
+
+
+def _lines(count: int) -> str:
+    return "1 line is" if count == 1 else f"{count:,} lines are"
 
 
 def _faults(report: Report) -> Iterator[tuple[str, str]]:
     errors = sum(row["times"] for row in report["faults"] if row["level"] == "error")
     if errors:
-        yield (
-            f"{errors:,} errors were logged; the first of the faults is {_what(report['faults'][0])}.",
-            "Faults",
-        )
+        yield f"Errors in the log: {errors:,}, most of all {_what(report['faults'][0])}.", "Faults"
     for event, says in WARNINGS.items():
         times = sum(row["times"] for row in report["faults"] if row["event"] == event)
         if times:
@@ -82,8 +77,12 @@ def _cache(report: Report) -> Iterator[tuple[str, str]]:
         yield f"Only {cache['hit'] / opened:.0%} of the sessions were hits.", "Few hits"
     if cache["off"] / total > MANY_REBUILDS:
         yield f"{cache['off'] / total:.0%} of the sessions were served without a cache.", "Without a cache"
-    if cache["rebuild"] / total > MANY_REBUILDS:
-        yield f"{cache['rebuild'] / total:.0%} of the sessions were rebuilds.", "Many rebuilds"
+    again = report["rebuilt_again"]
+    if again / total > MANY_REBUILDS:
+        yield (
+            f"{again / total:.0%} of the sessions were rebuilds of maildrops that had been rebuilt before.",
+            "Many rebuilds",
+        )
     if cache["refresh"] / total > MANY_REFRESHES:
         yield f"{cache['refresh'] / total:.0%} of the sessions were refreshes.", "Many refreshes"
     racy = sum(row["sessions"] for row in report["reasons"] if row["reason"] == "racy")
@@ -96,7 +95,10 @@ def _cache(report: Report) -> Iterator[tuple[str, str]]:
 
 def _users(report: Report) -> Iterator[tuple[str, str]]:
     if report["never_hit_accounts"]:
-        yield f"{report['never_hit_accounts']:,} accounts poll and never hit.", "Accounts that never hit"
+        yield (
+            f"Accounts that poll and never hit: {report['never_hit_accounts']:,}.",
+            "Accounts that never hit",
+        )
     quick = [row for row in report["polling_most"] if _polls_quickly(row)]
     if quick:
         first = quick[0]

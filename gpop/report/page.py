@@ -10,7 +10,7 @@ import html
 from importlib.resources import files
 from typing import Any
 
-from gpop.report import pictures, words
+from gpop.report import charts, pictures, words
 from gpop.report.tables import BY_NAME, TABLES, Table
 from gpop.report.words import NUMBERS, TEXT
 
@@ -77,7 +77,10 @@ def _tiles(report: Report) -> str:
     found += [("refresh", words.percent(cache["refresh"] / total), "refreshes")]
     found += [("rebuild", words.percent(cache["rebuild"] / total), "rebuilds")]
     found += [("off", words.percent(cache["off"] / total), "without a cache")] if cache["off"] else []
-    found += [("", f"{sessions['sessions']:,}", "sessions"), ("", f"{sessions['accounts']:,}", "accounts")]
+    found += [
+        ("", _number(sessions["sessions"]), "sessions"),
+        ("", _number(sessions["accounts"]), "accounts"),
+    ]
     if saved["wall_ms"] is not None:
         found += [("", words.seconds(max(0.0, saved["wall_ms"]) / 1000), "of waiting saved")]
         found += [("", words.seconds(max(0.0, saved["cpu_ms"]) / 1000), "of CPU time saved (about)")]
@@ -86,6 +89,11 @@ def _tiles(report: Report) -> str:
         f'<div class="tile {style}"><b>{value}</b><span>{name}</span></div>' for style, value, name in found
     ]
     return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _number(count: int) -> str:
+    """A number that fits into a tile; what it is exactly stands in the tables."""
+    return f"{count:,}" if count < 100_000 else charts.short(count)
 
 
 def _findings(report: Report) -> str:

@@ -17,7 +17,7 @@ from gpop.report.store import Store
 FEWEST_POLLS = 3
 TIMED = (HIT, REFRESH, REBUILD)
 # So many are asked for a report; the progress bar goes by it.
-QUESTIONS = 29
+QUESTIONS = 28
 
 Row = dict[str, Any]
 
@@ -158,6 +158,12 @@ class Questions:
     def never_hitting(self) -> int:
         question = f"SELECT count(*) FROM (SELECT who FROM session GROUP BY who HAVING {self.NEVER_HIT})"
         return int(self.one("accounts", question)["accounts"])
+
+    def rebuilt_again(self) -> int:
+        """Rebuilds beyond the first of each account, which somebody has to have."""
+        per_account = f"SELECT count(*) AS rebuilds FROM session WHERE outcome = '{REBUILD}' GROUP BY who"
+        question = f"SELECT coalesce(sum(rebuilds - 1), 0) FROM ({per_account})"
+        return int(self.one("sessions", question)["sessions"])
 
     # A maildrop that could not be opened could not be a hit.
     NEVER_HIT = (
