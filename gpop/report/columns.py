@@ -1,5 +1,5 @@
 """
-The columns that lines of the log become, and the classes that sessions are put in. PURE.
+The columns that lines of the log become, and the classes that sessions are put in.
 
 The names of events, counts and outcomes are gpop's own, imported; docs/log.md says what the fields mean.
 """

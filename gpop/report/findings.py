@@ -1,5 +1,5 @@
 """
-What an administrator should look at, as said by the figures of a report. PURE.
+What an administrator should look at, as said by the figures of a report.
 
 Each finding is a sentence and the heading in docs/report.md that says what to do. A report in which nothing
 stands out has none. The limits below are where somebody who runs a server would begin to ask.

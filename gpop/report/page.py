@@ -1,5 +1,5 @@
 """
-A report as one HTML page that needs nothing else: no script, no file, no network. PURE but for its style.
+A report as one HTML page that needs nothing else: no script, no file, no network.
 
 All that came from a log goes through `escaped`: names are hostile input.
 """

@@ -1,5 +1,5 @@
 """
-Which charts a report has, and what each of their marks says. PURE: from the report to sections of the page.
+Which charts a report has, and what each of their marks says: from the report to sections of the page.
 
 The first names of series are the classes of the page's colours.
 """
@@ -40,7 +40,7 @@ def _section(title: str, note: str, legend: str, *pictures: Callable[[int], str]
         f'<div class="{style}">{"".join(picture(width) for picture in pictures)}</div>'
         for style, width in (("wide", WIDE), ("narrow", NARROW))
     )
-    return f'<h2>{title}</h2><p class="soft">{note}</p><figure>{legend}{figures}</figure>'
+    return f'<section><h2>{title}</h2><p class="soft">{note}</p><figure>{legend}{figures}</figure></section>'
 
 
 def _legend(entries: list[tuple[str, str]]) -> str:

@@ -1,5 +1,5 @@
 """
-The tables of a report: which rows, which columns, what kind of value stands in each. PURE.
+The tables of a report: which rows, which columns, what kind of value stands in each.
 
 Terminal, page and CSV show these and no others.
 """

@@ -1,5 +1,5 @@
 """
-How values of a report are said to people: numbers with units, and text from a log, which is hostile. PURE.
+How values of a report are said to people: numbers with units, and text from a log, which is hostile.
 
 `clean` and `cell` let nothing through that a terminal or a spreadsheet would act upon; the page escapes what
 HTML would, besides.
