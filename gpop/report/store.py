@@ -13,6 +13,7 @@ import datetime
 import gzip
 import io
 import os
+import select
 import shutil
 import threading
 import zlib
@@ -37,6 +38,8 @@ MOST_THREADS = 4
 MAX_LINE_OCTETS = 65536
 BUFFER_OCTETS = 256 * MAX_LINE_OCTETS
 MAX_DAMAGED_SHOWN = 200
+# Of a file of nothing but such lines not all are remembered.
+MOST_REJECTED_KEPT = 200
 CHUNK_OCTETS = 1 << 20
 # Nothing that a line of gpop's holds: it escapes what can't be printed, this among it.
 NO_DELIMITER = "\U0010ffff"
@@ -82,6 +85,7 @@ class Store:
         self.unreadable = (duckdb.IOException, duckdb.InvalidInputException, duckdb.SerializationException)
         self.reads: list[Read] = []
         self.rejected: list[tuple[str, int, str]] = []
+        self._ending = threading.Event()
         self._worker = ThreadPoolExecutor(1)
         self._database = duckdb.connect(str(folder / "log.duckdb"), config=_config(folder))
         for setting in (
@@ -114,6 +118,7 @@ class Store:
                 with contextlib.suppress(TimeoutError):
                     asked.exception(POLL_S)
         except BaseException:
+            self._ending.set()
             self._database.interrupt()
             asked.exception()  # only when it has stopped can the database be closed
             raise
@@ -188,7 +193,7 @@ class Store:
             packed = inputs.packing(first)
         except BadInput as error:
             raise Unreadable(str(error)) from error
-        whole = _Joined(first, stream)
+        whole = _Joined(first, stream, self._ending)
         if packed == inputs.PLAIN:
             self._read_piped(lambda: whole.read, read)
         elif packed == inputs.GZIP:
@@ -223,15 +228,16 @@ class Store:
     def _count_rejected(self, read: Read) -> None:
         """Note the lines that did not become rows: no UTF-8, or longer than any line may be."""
         try:
-            rejected = self.ask(
-                "SELECT line, any_value(csv_line[:200]) FROM reject_errors GROUP BY line ORDER BY line"
-            )
+            read.rejected = int(self.ask("SELECT count(DISTINCT line) FROM reject_errors")[0][0])
         except self.missing_table:
             return  # nothing was read
+        first = self.ask(
+            "SELECT line, any_value(csv_line[:200]) FROM reject_errors "
+            f"GROUP BY line ORDER BY line LIMIT {MOST_REJECTED_KEPT}"
+        )
         self.ask("DROP TABLE reject_errors")
         self.ask("DROP TABLE reject_scans")
-        read.rejected = len(rejected)
-        self.rejected += [(read.name, int(line), str(text)) for line, text in rejected[:MAX_DAMAGED_SHOWN]]
+        self.rejected += [(read.name, int(line), str(text)) for line, text in first]
 
     # What was read
 
@@ -345,11 +351,12 @@ def _first_octets(stream: BinaryIO) -> bytes:
 
 
 class _Joined(io.RawIOBase):
-    """A stream that the first octets were taken from, whole again."""
+    """A stream that the first octets were taken from, whole again; it ends early once `ending` is set."""
 
-    def __init__(self, first: bytes, rest: BinaryIO) -> None:
+    def __init__(self, first: bytes, rest: BinaryIO, ending: threading.Event) -> None:
         self._first = first
         self._rest = rest
+        self._ending = ending
 
     def readable(self) -> bool:
         return True
@@ -357,7 +364,13 @@ class _Joined(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         size = CHUNK_OCTETS if size < 0 else size
         taken, self._first = self._first[:size], self._first[size:]
-        return taken or self._rest.read(size)
+        if taken:
+            return taken
+        # Whoever writes may be silent for long, and DuckDB waits for us even when it is told to stop.
+        while not select.select([self._rest], [], [], POLL_S)[0]:
+            if self._ending.is_set():
+                return b""
+        return self._rest.read(size)
 
 
 def _feed(pipe: Path, source: Callable[[], Callable[[int], bytes]], read: Read) -> None:

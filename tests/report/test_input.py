@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import duckdb
 import pytest
 
 from tests.report.conftest import Driven, Run, refusal, session, write
+from tests.serving import wait_until
 
 TIMEOUT_S = 60
 REPORT = [sys.executable, "-m", "gpop", "report"]
@@ -290,4 +292,19 @@ def test_nothing_is_left_behind(tmp_path: Path, driven: Driven) -> None:
         assert process.stdout and process.stderr
         process.stdout.close()
         assert b"Traceback" not in process.stderr.read()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_it_can_be_ended_while_it_waits(tmp_path: Path, driven: Driven, number: int, status: int) -> None:
+    """Ctrl-C and SIGTERM end it in order, also if whoever writes to its standard input is silent."""
+    command = [*REPORT, "--temporary", tmp_path, "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin and process.stderr
+        process.stdin.write(driven.path.read_bytes())
+        process.stdin.flush()
+        wait_until(lambda: list(tmp_path.glob("*/pipe")), 30, "DuckDB to read")
+        process.send_signal(number)
+        assert process.wait(30) == status
+        assert process.stderr.read() == b""
     assert list(tmp_path.iterdir()) == []
