@@ -47,11 +47,11 @@ setup(
         "maps": ["lmdb>=1.4"],  # virtual user maps as `postmap lmdb:` writes them
         "metrics": ["prometheus-client>=0.20"],  # the Prometheus endpoint
         "migration": ["rich>=13.5"],  # the progress bar of gpop uidl
-        "report": ["duckdb>=1.4", "rich>=13.5"],  # gpop report
+        "report": ["duckdb>=2.0", "rich>=13.5"],  # gpop report
         "loadtest": ["locust>=2.24"],
         "bench": ["matplotlib>=3.6"],  # for the plot of loadtest.bench, and nothing else
         "dev": [
-            *("duckdb>=1.4", "lmdb>=1.4", "locust>=2.24", "prometheus-client>=0.20", "rich>=13.5"),
+            *("duckdb>=2.0", "lmdb>=1.4", "locust>=2.24", "prometheus-client>=0.20", "rich>=13.5"),
             *("hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "ruff>=0.5", "setuptools>=68", "shtab>=1.7"),
         ],
     },
