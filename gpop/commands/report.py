@@ -83,7 +83,7 @@ is (30m, 12h, 7d).
   gpop report /var/log/gpop/gpop.log*                      tables on the terminal
   gpop report --html report.html --since 7d gpop.log*      a page to look at
   gpop report --user anna --json gpop.log | jq .cache
-  gpop report --parquet 2026-11.parquet gpop.log*          an archive, a tenth of the size
+  gpop report --parquet 2026-11.parquet gpop.log*          an archive, a twentieth of the size
   gpop report --follow /var/log/gpop/gpop.log              what happens now
 
 docs/report.md says what each figure means and what to do about it.
