@@ -81,7 +81,7 @@ ONLY_IN = {
     "gevent": {"front.front", "front.connection", "front.outcome", "front.relay", "metrics.metrics"},
     "prometheus_client": {"metrics.metrics", "metrics.exposition"},
     "duckdb": {"report.store"},
-    "rich": {"commands.report", "report.terminal", "report.live"},
+    "rich": {"commands.report", "migration.progress", "report.terminal", "report.live"},
     "structlog": {"events"},
     "lmdb": {"accounts.maps.lmdbfile"},
     "tomllib": {"config.reading", "config.toml_lines"},

@@ -36,7 +36,7 @@ SHOWN = (
     "faults",
 )
 # A narrower terminal wraps cells.
-WIDE = 130
+WIDE = 170
 # Rows of "over time" on a terminal: the last ones.
 MOST_PERIODS = 24
 STYLES = {"hit": "blue", "refresh": "yellow", "rebuild": "magenta", "error": "red"}

@@ -93,6 +93,33 @@ def test_figures_are_whole_at_80_columns(tmp_path: Path, report: Run) -> None:
     assert "11-20 00:00" in shown and "9,876" in shown and "10.0 GB" in shown and "\u2026" not in shown
 
 
+@pytest.mark.parametrize("width", [80, 120, 170, 200])
+def test_every_column_has_room(
+    tmp_path: Path, report: Run, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """Whatever the terminal's width: no heading and no size class is cut off, no line is too long."""
+    lines = [
+        session(messages=10**power, cache=cache, cache_reason="new_changed", cache_ms=10.0**power)
+        for power in range(6)
+        for cache in ("hit", "refresh", "rebuild")
+    ] * 500
+    log = write(tmp_path / "log", *lines, session(messages=10**6))
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = report(log).out
+    assert max(len(line.rstrip()) for line in shown.splitlines()) <= width
+    for cell in (
+        "100,000-299,999 ",
+        "300,000 and more ",
+        "100,000 and more ",
+        " saved\n",
+        "account ",
+        "1,500 ",
+    ):
+        assert cell in "\n".join(line.rstrip() + "\n" for line in shown.splitlines()) or width > 80, cell
+    for name in ("100,000-299,999", "300,000 and more", "from (UTC)", "if not, mostly"):
+        assert name in shown, name
+
+
 @pytest.mark.parametrize("table", [table.name for table in TABLES])
 def test_csv_holds_no_formula(hostile: Path, report: Run, table: str) -> None:
     """A spreadsheet shows every cell and computes none; rows are whole, and headed as in --json."""
