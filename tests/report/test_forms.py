@@ -107,15 +107,6 @@ def test_every_column_has_room(
     monkeypatch.setenv("COLUMNS", str(width))
     shown = report(log).out
     assert max(len(line.rstrip()) for line in shown.splitlines()) <= width
-    for cell in (
-        "100,000-299,999 ",
-        "300,000 and more ",
-        "100,000 and more ",
-        " saved\n",
-        "account ",
-        "1,500 ",
-    ):
-        assert cell in "\n".join(line.rstrip() + "\n" for line in shown.splitlines()) or width > 80, cell
     for name in ("100,000-299,999", "300,000 and more", "from (UTC)", "if not, mostly"):
         assert name in shown, name
 
