@@ -17,7 +17,7 @@ HUGE = 2**64 - 1
 @pytest.fixture
 def lent() -> Lent:
     """A tally as the broker makes it."""
-    return Lent("front")
+    return Lent.made("front")
 
 
 def tally_of(lent: Lent) -> Tally:
