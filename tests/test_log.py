@@ -16,7 +16,7 @@ def test_what_a_stalled_reader_misses_is_counted_and_reported() -> None:
     """In the log itself, before the next line that can be written, and for the metrics."""
     reading, writing = os.pipe2(os.O_NONBLOCK)
     log = Log(writing, "broker")
-    log.tally = Tally(os.dup(Lent("broker").fd), "broker")
+    log.tally = Tally(os.dup(Lent.made("broker").fd), "broker")
     while not log.dropped:
         log.write("config_warning", "warning", problem="x" * 500)
     for _ in range(3):
