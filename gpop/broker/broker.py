@@ -112,6 +112,7 @@ class Broker:
             self._listen_to_administrators()
             # Not before: another gpop that has these addresses is the one to be signalled.
             self.pid_file = starting.write_pid_file(self.settings.run_dir)
+            self._watch_certificates(self.settings.tls_certificates)
         self._start_generation(plain, self.listening)
 
     def _listen_to_administrators(self) -> None:
