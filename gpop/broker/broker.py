@@ -20,16 +20,17 @@ import time
 from gpop import __version__, log_target, signals
 from gpop.broker import rehearsal, starting, upgrade
 from gpop.broker.control import Control
-from gpop.broker.listening import Listening, inherited_sockets, listening_socket, spelled
-from gpop.broker.liveness import START_TIMEOUT_S, Liveness
+from gpop.broker.listening import Listening, inherited_sockets, listen_on, spelled
+from gpop.broker.liveness import START_TIMEOUT_S, Health
 from gpop.broker.service_manager import ServiceManager
 from gpop.broker.sessions import Sessions, exit_fields
+from gpop.broker.succession import Succession
 from gpop.broker.supervision import DRAINING, SERVING, STARTING, Generation, Process
 from gpop.broker.tallies import Lent, Tallies
 from gpop.broker.watching import LOOK_S, FileWatch
 from gpop.events import Log, place
 from gpop.privsep import channel, messages
-from gpop.programs import Inquiry, config_answer, read_config, read_settings
+from gpop.programs import read_settings
 from gpop.tally import Tally
 
 TYPE_CHECKING = False
@@ -67,19 +68,16 @@ class Broker:
         self.generations: list[Generation] = []
         self.processes: dict[int, Process] = {}
         self.tallies: Tallies | None = None  # what processes count in, if there are to be metrics
-        self.sessions = Sessions(log, self._watch, self._unwatch)
-        self.administration = Control(log, self.sessions.running, self._watch, self._unwatch, self._reap)
+        self.sessions = Sessions(log, self.watch, self.unwatch)
+        self.administration = Control(log, self.sessions.running, self.watch, self.unwatch, self._reap)
         self.signals: set[int] = set()
         self.ending = 0  # processes whose channel has closed and whose exit status is to come
-        self.inquiry: Inquiry | None = None
-        self.when_answered: Callable[[bytes, int], None] = lambda _said, _status: None
-        self.successor: Generation | None = None  # it serves as soon as the next version's broker does
+        self.succession = Succession(self)
         self.manager = ServiceManager("", 0)
-        self.liveness = Liveness()
+        self.health = Health(self)
         # Sockets that we were given: then the config has no say in what is listened on.
         self.inherited: Listening = {}
         self.one_connection = False  # they are one connection, as from inetd, and we end with it
-        self.certificates: FileWatch | None = None
         self.syslog: FileWatch | None = None
         if log_settings.log_target == "syslog":
             self.syslog = FileWatch([log_settings.log_syslog_socket], time.monotonic())
@@ -107,13 +105,13 @@ class Broker:
         if self.one_connection:
             plain["broker"]["metrics_listen"] = []  # there are as many of us as there are connections
         starting.prepare_run_directory(self.settings.run_dir)
-        self.listening = self._listen(plain["broker"])
+        self.listening = self.listen(plain["broker"])
         if not self.one_connection:
             self._listen_to_administrators()
             # Not before: another gpop that has these addresses is the one to be signalled.
             self.pid_file = starting.write_pid_file(self.settings.run_dir)
-            self._watch_certificates(self.settings.tls_certificates)
-        self._start_generation(plain, self.listening)
+            self.succession.watch_certificates(self.settings.tls_certificates)
+        self.start_generation(plain, self.listening)
 
     def _listen_to_administrators(self) -> None:
         if os.geteuid() != 0 and not os.access(self.settings.run_dir, os.W_OK):
@@ -130,26 +128,14 @@ class Broker:
         of_session: Any = Values(plain["session"])
         self.settings = broker
         self.log.debug = self.settings.log_level == "debug"
-        self.liveness.adopt(self.settings.answer_timeout_s, self.manager.watchdog_s)
+        self.health.adopt(self.settings.answer_timeout_s, self.manager.watchdog_s)
         self.sessions.adopt(of_session, self.settings.max_per_account, self.boot_id)
 
-    def _listen(self, settings: dict[str, Any]) -> Listening:
-        """Return a listening socket for each address, those we have already among them."""
-        if self.inherited:
-            return self.inherited
-        sockets: Listening = {}
-        wanted = [(address, False) for address in settings["listen"]]
-        for address, tls in [*wanted, *((address, True) for address in settings["listen_tls"])]:
-            try:
-                sockets[address, tls] = self.listening.get((address, tls)) or listening_socket(address)
-            except OSError as error:
-                for new in sockets.keys() - self.listening.keys():
-                    sockets[new].close()
-                setting = "server.listen_tls" if tls else "server.listen"
-                raise starting.StartFailed(f"{setting}: {address}: {error.strerror}") from error
-        return sockets
+    def listen(self, settings: dict[str, Any]) -> Listening:
+        """Return a listening socket for each address, those we have already included. Raises StartFailed."""
+        return self.inherited or listen_on(settings, self.listening)
 
-    def _start_generation(
+    def start_generation(
         self, plain: dict[str, Any], listening: Listening, for_upgrade: bool = False
     ) -> None:
         now = time.monotonic()
@@ -167,7 +153,7 @@ class Broker:
             for name in generation.wanted():
                 self._start_process(generation, name, now)
         except OSError as error:
-            self._starting_failed(generation, f"no process can be started: {error.strerror}")
+            self.starting_failed(generation, f"no process can be started: {error.strerror}")
 
     def _begin_counting(self) -> None:
         """From here on this process counts, and those that will be started. Raises OSError."""
@@ -189,13 +175,13 @@ class Broker:
 
     def _supervise(self, process: Process) -> None:
         self.processes[process.pid] = process
-        self._watch(process.control.fileno(), lambda: self._control_readable(process))
+        self.watch(process.control.fileno(), lambda: self._control_readable(process))
 
-    def _watch(self, fd: int, handler: Callable[[], None]) -> None:
+    def watch(self, fd: int, handler: Callable[[], None]) -> None:
         self.handlers[fd] = handler
         self.poller.register(fd, select.POLLIN)
 
-    def _unwatch(self, fd: int) -> None:
+    def unwatch(self, fd: int) -> None:
         del self.handlers[fd]
         self.poller.unregister(fd)
 
@@ -204,7 +190,7 @@ class Broker:
     def heed_signals(self) -> None:
         """Take note of signals from here on; `run` acts on them."""
         wakeup, wakeup_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._watch(wakeup, lambda: starting.drain_pipe(wakeup))
+        self.watch(wakeup, lambda: starting.drain_pipe(wakeup))
         signals.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
         for number in (signals.TERM, signals.INT, signals.HUP, signals.USR1, signals.USR2):
             signals.actions[number] = self.signals.add
@@ -240,35 +226,32 @@ class Broker:
             self.sessions.running
             or self.sessions.reuse.ending
             or self.ending
-            or self.inquiry
+            or self.succession.inquiry
             or self.stop_at is not None
             or any(generation.missing or generation.state == STARTING for generation in self.generations)
         )
         if waits:
             return POLL_MS
-        next_look_ms = int(self.liveness.look_s * 1000) + 1
-        if self.certificates or self.syslog:
+        next_look_ms = int(self.health.look_s * 1000) + 1
+        if self.succession.watches_files or self.syslog:
             return min(next_look_ms, int(LOOK_S * 1000))
         return min(next_look_ms, IDLE_POLL_MS) if self.sessions.reuse.pids() else next_look_ms
 
     def _keep_time(self, now: float) -> None:
-        if self.successor:
-            self._give_way(self.successor)
+        self.succession.give_way()
         if self.log.tally is not None:
             self.log.tally.set(("running_sessions",), len(self.sessions.running))
         for generation in self.generations:
             if generation.missing:
                 self._start_missing(generation, now)
             if generation.state == STARTING and now - generation.started > START_TIMEOUT_S:
-                self._starting_failed(generation, f"not ready within {START_TIMEOUT_S:.0f} s")
-        if self.inquiry and now - self.inquiry.started > START_TIMEOUT_S:
-            os.kill(self.inquiry.pid, signals.KILL)
-        if self.liveness.is_due(now):
-            self._look_who_is_alive(now)
+                self.starting_failed(generation, f"not ready within {START_TIMEOUT_S:.0f} s")
+        self.succession.keep_time(now)
+        self.health.keep_time(now)
         if self.sessions.reuse.pids():
             self.sessions.reuse.end_idle(now)
-        if self.certificates and self.stop_at is None and not self._reloads():
-            self._look_at_certificates(self.certificates, now)
+        if self.stop_at is None:
+            self.succession.look_at_certificates(now)
         if self.syslog and self.syslog.changed(now):
             self._reopen_log()  # another daemon is there, or it has started again: ours is nobody's socket
         if self.stop_at is not None and now >= self.stop_at:
@@ -291,19 +274,19 @@ class Broker:
         if signals.USR1 in arrived and self.log_settings.log_target != "stdout":
             self._reopen_log()
         if signals.USR2 in arrived and self.stop_at is None and not self.one_connection:
-            if self._reloads():
+            if self.succession.is_under_way:
                 self.signals.add(signals.USR2)
             else:
-                self._renew(for_upgrade=True)
+                self.succession.begin(for_upgrade=True)
         if signals.HUP in arrived and self.stop_at is None and not self.one_connection:
             if self.on_terminal and not os.isatty(self.log.fd):
                 # The terminal was closed: nobody reads the log, and nobody could stop us.
                 self._stop(time.monotonic())
-            elif self._reloads():
+            elif self.succession.is_under_way:
                 # The file may have changed since it was read: once more, when this is done.
                 self.signals.add(signals.HUP)
             else:
-                self._renew()
+                self.succession.begin()
 
     # The log
 
@@ -329,12 +312,12 @@ class Broker:
         except channel.ChannelClosed:
             # It ends; how, its status will say.
             self.ending += 1
-            self._unwatch(process.control.fileno())
+            self.unwatch(process.control.fileno())
             return
         except BlockingIOError:
             return
         except messages.BadFrame as error:
-            self._reject(process, str(error))
+            self.reject(process, str(error))
             return
         kind = messages.kind_of(octets)
         if kind == messages.SERVE and process.name == "auth" and len(fds) == 2:
@@ -344,86 +327,48 @@ class Broker:
             process.ready = True
             self._became_ready(process.generation)
         elif kind == messages.ALIVE and process.asked and not fds:
-            process.answered()
-            self._say_when_ready(process.generation)
+            self.health.answered(process)
         elif kind == messages.CUT_OFF and process.name == "auth" and not fds:
-            self._cut_off(process, octets)
+            self.health.cut_off(process, octets)
         elif kind == messages.LOOK and process.name == "metrics" and not fds:
-            self._look(time.monotonic())
+            self.health.look_for_metrics(time.monotonic())
         else:
             channel.close_all(fds)
-            self._reject(process, f"a frame of kind {kind} is not {process.name}'s to send now")
+            self.reject(process, f"a frame of kind {kind} is not {process.name}'s to send now")
 
-    def _look(self, now: float) -> None:
-        """Somebody asks whether all is well: each process says so for itself, if it can."""
-        if self.tallies is None or self.log.tally is None or not self.tallies.may_look(now):
-            return
-        self.log.tally.answer(now)
-        for process in self.processes.values():
-            if process.is_needed and not process.asked:
-                process.ask()
-
-    def _reject(self, process: Process, problem: str) -> None:
+    def reject(self, process: Process, problem: str) -> None:
         """End a process that does not speak as gpop does: it was taken over, or is broken."""
         self.log.write("frame_rejected", "error", sender=process.name, pid=process.pid, problem=problem)
         os.kill(process.pid, signals.KILL)
-
-    # Whether they are at work
-
-    def _look_who_is_alive(self, now: float) -> None:
-        """Ask fronts and auth whether they are at work; end those that do not answer: others follow."""
-        serving = [generation for generation in self.generations if generation.state == SERVING]
-        if any(generation.answers() for generation in serving):
-            self.manager.well()
-        for process in self.liveness.look(self.processes.values(), now):
-            problem = "it does not answer" if process.ready else "it did not become ready"
-            self.log.write("process_stuck", "error", stuck=process.name, pid=process.pid, problem=problem)
-            os.kill(process.pid, signals.KILL)
-        fronts = sum(len(generation.fronts) for generation in serving)
-        self.manager.status(f"{len(self.sessions.running)} sessions; fronts: {fronts}")
-
-    def _cut_off(self, auth: Process, octets: bytes) -> None:
-        """Auth listens to a front no more, so that can serve nobody: its end starts another one."""
-        try:
-            pid = messages.fields_of(octets, messages.CUT_OFF)["front"]
-        except messages.BadFrame as error:
-            self._reject(auth, str(error))
-            return
-        for front in auth.generation.fronts:
-            if front.pid == pid:
-                self._reject(front, "auth has ended the conversation with it")
-
-    def _say_when_ready(self, generation: Generation) -> None:
-        """Fronts answer after they have begun to accept: that is when the service is ready."""
-        if generation.state == SERVING and not any(process.asked for process in generation.processes()):
-            self.manager.ready()
 
     # Children that ended
 
     def _reap(self) -> None:
         # The last also when gpop stops and all the others have ended.
-        while self.sessions.running or self.processes or self.inquiry or self.sessions.reuse.pids():
+        sessions, succession = self.sessions, self.succession
+        while sessions.running or self.processes or succession.inquiry or sessions.reuse.pids():
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
-            if self.sessions.ended(pid, status):
+            if sessions.ended(pid, status):
                 continue
             if pid in self.processes:
                 self._process_ended(self.processes.pop(pid), status)
-            elif self.inquiry and self.inquiry.pid == pid:
-                self._inquiry_ended(self.inquiry, os.waitstatus_to_exitcode(status))
+            elif succession.inquiry and succession.inquiry.pid == pid:
+                code = os.waitstatus_to_exitcode(status)
+                succession.inquiry_ended(succession.inquiry, code, stops=self.stop_at is not None)
 
     def _process_ended(self, process: Process, status: int) -> None:
         generation = process.generation
         if process.control.fileno() in self.handlers:
-            self._unwatch(process.control.fileno())
+            self.unwatch(process.control.fileno())
         else:
             self.ending -= 1
         if self.one_connection and process.name == "front" and self.stop_at is None:
             self._stop(time.monotonic())
         if generation.state == STARTING and process.is_needed:
             generation.ended(process, time.monotonic())
-            self._starting_failed(generation, f"{process.name} ended: {exit_fields(status)}")
+            self.starting_failed(generation, f"{process.name} ended: {exit_fields(status)}")
             return
         again = generation.ended(process, time.monotonic())
         if again is not None:
@@ -440,7 +385,7 @@ class Broker:
         if generation.state != STARTING or not generation.all_ready():
             return
         if generation.for_upgrade:
-            self._try_next_broker(generation)
+            self.succession.try_next_broker(generation)
             return
         self._adopt(generation.settings)
         self._listen_only_on(generation.listening)
@@ -477,7 +422,7 @@ class Broker:
         """The addresses listened on, with the ports that the kernel chose."""
         return [spelled(sock) for (_, with_tls), sock in self.listening.items() if with_tls == tls]
 
-    def _starting_failed(self, generation: Generation, problem: str) -> None:
+    def starting_failed(self, generation: Generation, problem: str) -> None:
         """A new generation did not come up: end it, and keep the old one if there is one."""
         generation.state = DRAINING
         generation.missing = []
@@ -495,88 +440,9 @@ class Broker:
             self.failed = True
             self._stop(time.monotonic())
 
-    # Reload
-
-    def _reloads(self) -> bool:
-        """Whether a config is being read, or processes are being started with it."""
-        return bool(self.inquiry) or any(generation.state == STARTING for generation in self.generations)
-
-    def _renew(self, for_upgrade: bool = False) -> None:
-        """Have the config read and checked; `_config_read` goes on when that is done."""
-
-        def answered(said: bytes, _status: int) -> None:
-            self._config_read(config_answer(said), for_upgrade)
-
-        try:
-            self._ask(read_config(self.config_path, time.monotonic()), answered)
-        except OSError as error:
-            problem = f"no process can be started: {error.strerror}"
-            event = "upgrade_failed" if for_upgrade else "reload_failed"
-            self.log.write(event, "error", problem=problem, kept_old=True)
-            return
-        self.log.write("upgrade_started" if for_upgrade else "reload_started", config=self.config_path)
-        self.manager.starts_over()
-
-    def _ask(self, inquiry: Inquiry, then: Callable[[bytes, int], None]) -> None:
-        """Go on with `then`, what the process has said and its exit status, when it has ended."""
-
-        def readable() -> None:
-            if not inquiry.read():
-                self.ending += 1
-                self._unwatch(inquiry.fd)
-
-        self.inquiry, self.when_answered = inquiry, then
-        self._watch(inquiry.fd, readable)
-
-    def _inquiry_ended(self, inquiry: Inquiry, status: int) -> None:
-        self.inquiry = None
-        if inquiry.fd in self.handlers:
-            self._unwatch(inquiry.fd)
-        else:
-            self.ending -= 1
-        said = inquiry.said()
-        if self.stop_at is None:
-            self.when_answered(said, status)
-
-    def _watch_certificates(self, pairs: list[list[str]]) -> None:
-        """Watch the files of the certificates that are to be used from here on, before anybody reads them."""
-        paths = sorted({path for pair in pairs for path in pair})
-        if not paths:
-            self.certificates = None
-        elif self.certificates is None or self.certificates.paths != paths:
-            self.certificates = FileWatch(paths, time.monotonic())
-
-    def _look_at_certificates(self, certificates: FileWatch, now: float) -> None:
-        """Renewed certificates are loaded as after SIGHUP: checked, by fresh fronts, and no session ends."""
-        path = certificates.changed(now)
-        if path:
-            self.log.write("certificate_changed", path=path)
-            self._renew()
-
-    def _config_read(self, answer: dict[str, Any], for_upgrade: bool) -> None:
-        """Start processes with the config that was read, or keep the old one."""
-        if "settings" not in answer:
-            self._config_rejected(answer["errors"])
-            return
-        for warning in answer["warnings"]:
-            self.log.write("config_warning", "warning", problem=warning)
-        plain = answer["settings"]
-        try:
-            starting.prepare_run_directory(plain["broker"]["run_dir"])
-            listening = self._listen(plain["broker"])
-        except starting.StartFailed as error:
-            self._config_rejected([str(error)])
-            return
-        self._watch_certificates(plain["broker"]["tls_certificates"])
-        self._start_generation(plain, listening, for_upgrade)
-
-    def _config_rejected(self, problems: list[str]) -> None:
-        self.log.write("config_rejected", "error", config=self.config_path, problems=problems)
-        self.manager.ready()
-
     # Upgrade
 
-    def _state(self) -> dict[str, Any]:
+    def handed_over(self) -> dict[str, Any]:
         """What the next broker has to know."""
         return upgrade.handed_over(
             self.log,
@@ -590,35 +456,6 @@ class Broker:
             tallies=self.tallies,
             log_settings=vars(self.log_settings),
         )
-
-    def _try_next_broker(self, generation: Generation) -> None:
-        """The new version's auth and fronts are ready: see whether its broker can take over."""
-
-        def tried(said: bytes, status: int) -> None:
-            if generation.state != STARTING:
-                return  # one of its processes has died meanwhile, and that is known
-            if status:
-                # The last line of a traceback, if nothing better.
-                reason = said.decode("utf-8", "backslashreplace").strip().rpartition("\n")[2]
-                self._starting_failed(generation, reason or f"its broker ended with status {status}")
-                return
-            # Not here: we may be amid a login, which would be lost with our memory.
-            self.successor = generation
-
-        try:
-            self._ask(upgrade.start_trial(self.config_path, self._state(), time.monotonic()), tried)
-        except OSError as error:
-            self._starting_failed(generation, f"no process can be started: {error.strerror}")
-
-    def _give_way(self, generation: Generation) -> None:
-        """Become the next version's broker; if that can't be, go on as before."""
-        self.successor = None
-        if generation.state == STARTING:
-            # From here on they wait for the new program; those that came before are handed over.
-            signals.block_all()
-            error = upgrade.become_next(self.config_path, self._state())
-            signals.unblock_all()
-            self._starting_failed(generation, f"its broker can't be executed: {error.strerror}")
 
     def take_over(self, state: dict[str, Any]) -> Generation:
         """
@@ -641,7 +478,7 @@ class Broker:
                 self._supervise(process)
         newest = self.generations[-1]
         self._adopt(newest.settings)
-        self._watch_certificates(self.settings.tls_certificates)
+        self.succession.watch_certificates(self.settings.tls_certificates)
         return newest
 
     def go_on(self, newest: Generation, before: str) -> None:

@@ -10,9 +10,12 @@ from __future__ import annotations
 import _socket
 import os
 
+from gpop.broker.starting import StartFailed
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
 # The sockets listened on, by (address, whether TLS begins at once).
 Listening = dict[tuple[str, bool], _socket.socket]
@@ -20,6 +23,26 @@ Listening = dict[tuple[str, bool], _socket.socket]
 LISTEN_BACKLOG = 1024
 # Peers that vanished without a word are found by the kernel: 2 minutes' silence, then 3 probes.
 KEEPALIVE = {_socket.TCP_KEEPIDLE: 120, _socket.TCP_KEEPINTVL: 20, _socket.TCP_KEEPCNT: 3}
+
+
+def listen_on(settings: dict[str, Any], already: Listening) -> Listening:
+    """
+    Return a listening socket for each address of `settings`; those that are there `already` are kept.
+
+    Raises:
+        StartFailed: an address can't be listened on; nothing is listened on that was not before.
+    """
+    sockets: Listening = {}
+    wanted = [(address, False) for address in settings["listen"]]
+    for address, tls in [*wanted, *((address, True) for address in settings["listen_tls"])]:
+        try:
+            sockets[address, tls] = already.get((address, tls)) or listening_socket(address)
+        except OSError as error:
+            for new in sockets.keys() - already.keys():
+                sockets[new].close()
+            setting = "server.listen_tls" if tls else "server.listen"
+            raise StartFailed(f"{setting}: {address}: {error.strerror}") from error
+    return sockets
 
 
 def listening_socket(address: str) -> _socket.socket:

@@ -2,18 +2,43 @@
 EDGE: whether fronts and auth are at work, and not only there: they are asked, again and again.
 
 A process that ends is noticed by its end. One that hangs (a loop, a library that waits for ever, a
-stopped process) is noticed by nothing else than that it does not answer.
+stopped process) is noticed by nothing else than that it does not answer. `Liveness` says who that is,
+`Health` what follows: who hangs is ended, and its end starts another one; systemd hears how things are.
 
 Executed by the broker, as root.
 """
 
 from __future__ import annotations
 
+import os
+
+from gpop import signals
+from gpop.broker.supervision import SERVING
+from gpop.privsep import messages
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Protocol
 
-    from gpop.broker.supervision import Process
+    from gpop.broker.service_manager import ServiceManager
+    from gpop.broker.sessions import Sessions
+    from gpop.broker.supervision import Generation, Process
+    from gpop.broker.tallies import Tallies
+    from gpop.events import Log
+
+    class Supervisor(Protocol):
+        """What is seen of the broker from here; `reject` ends a process that can't be believed."""
+
+        log: Log
+        manager: ServiceManager
+        generations: list[Generation]
+        processes: dict[int, Process]
+        sessions: Sessions
+        tallies: Tallies | None
+
+        def reject(self, process: Process, problem: str) -> None: ...
+
 
 # So often in the time that a process has for its answer.
 LOOKS = 3
@@ -64,3 +89,65 @@ class Liveness:
             else:
                 stuck.append(process)
         return stuck
+
+
+class Health:
+    """Asks all processes now and then, and acts upon what they answer, or do not."""
+
+    __slots__ = ("_liveness", "_server")
+
+    def __init__(self, server: Supervisor) -> None:
+        self._server = server
+        self._liveness = Liveness()
+
+    @property
+    def look_s(self) -> float:
+        """How often they are asked."""
+        return self._liveness.look_s
+
+    def adopt(self, answer_timeout_s: float, watchdog_s: float) -> None:
+        """See `Liveness.adopt`."""
+        self._liveness.adopt(answer_timeout_s, watchdog_s)
+
+    def keep_time(self, now: float) -> None:
+        """If a look is due: ask whether they are at work, and end those that do not answer."""
+        if not self._liveness.is_due(now):
+            return
+        server = self._server
+        serving = [generation for generation in server.generations if generation.state == SERVING]
+        if any(generation.answers() for generation in serving):
+            server.manager.well()
+        for process in self._liveness.look(server.processes.values(), now):
+            problem = "it does not answer" if process.ready else "it did not become ready"
+            server.log.write("process_stuck", "error", stuck=process.name, pid=process.pid, problem=problem)
+            os.kill(process.pid, signals.KILL)
+        fronts = sum(len(generation.fronts) for generation in serving)
+        server.manager.status(f"{len(server.sessions.running)} sessions; fronts: {fronts}")
+
+    def answered(self, process: Process) -> None:
+        """A process is at work. Fronts say so after they have begun to accept: then the service is ready."""
+        process.answered()
+        generation = process.generation
+        if generation.state == SERVING and not any(each.asked for each in generation.processes()):
+            self._server.manager.ready()
+
+    def cut_off(self, auth: Process, octets: bytes) -> None:
+        """Auth listens to a front no more, so that can serve nobody: its end starts another one."""
+        try:
+            pid = messages.fields_of(octets, messages.CUT_OFF)["front"]
+        except messages.BadFrame as error:
+            self._server.reject(auth, str(error))
+            return
+        for front in auth.generation.fronts:
+            if front.pid == pid:
+                self._server.reject(front, "auth has ended the conversation with it")
+
+    def look_for_metrics(self, now: float) -> None:
+        """Somebody asks whether all is well: each process says so for itself, if it can."""
+        server = self._server
+        if server.tallies is None or server.log.tally is None or not server.tallies.may_look(now):
+            return
+        server.log.tally.answer(now)
+        for process in server.processes.values():
+            if process.is_needed and not process.asked:
+                process.ask()
