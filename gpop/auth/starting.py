@@ -18,7 +18,7 @@ from gpop.accounts.maps.lmdbfile import LmdbMissing
 from gpop.accounts.maps.virtualusers import VirtualUsers
 from gpop.accounts.sources import PamSource, PasswdFileSource, Source, build
 from gpop.auth.checker import close_all_but
-from gpop.auth.deciding import report_map, report_passwd_file
+from gpop.auth.reporting import report_map, report_passwd_file
 
 if TYPE_CHECKING:
     from gpop.config import AuthSettings
