@@ -32,10 +32,10 @@ from gpop.certificates import SOON_DAYS, Certificates, Unusable, load
 from gpop.config import FrontSettings
 from gpop.front.connection import Connection
 from gpop.front.counting import Counting
-from gpop.front.limits import Addresses, LogGate
+from gpop.front.limits import Addresses, LineRate, LogGate
 from gpop.front.offers import Offers
 from gpop.front.outcome import MAX_ANSWER_OCTETS
-from gpop.front.proxies import RefusalLines
+from gpop.front.proxies import MAX_REFUSAL_LINES
 from gpop.front.transport import SEND_FLAGS
 from gpop.pop3 import wire
 from gpop.pop3.authorization import greeting
@@ -115,7 +115,7 @@ class Front:
         self.languages = Languages(languages.FILES, settings.language)
         self.proxies = Networks(settings.proxy_networks)
         self.xclient_hosts = Networks(settings.xclient_networks)
-        self.refusal_lines = RefusalLines()
+        self.refusal_lines = LineRate(MAX_REFUSAL_LINES)
         # Unique among all fronts and restarts, and below 2**53: a number to every reader of JSON.
         self.last_login_id = int.from_bytes(os.urandom(4), "big") << 20
 

@@ -59,14 +59,35 @@ class Addresses:
             del self._open[source]
 
 
+class LineRate:
+    """At most `most` lines in `LINE_EVERY_S`, and how many were left out."""
+
+    __slots__ = ("_began_s", "_left_out", "_lines", "_most")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._began_s = 0.0
+        self._lines = self._left_out = 0
+
+    def next(self, now: float) -> int | None:
+        """Return how many were left out before the line to be written now; None if there is to be none."""
+        if now - self._began_s >= LINE_EVERY_S:
+            self._began_s, self._lines = now, 0
+        if self._lines >= self._most:
+            self._left_out += 1
+            return None
+        self._lines += 1
+        left_out, self._left_out = self._left_out, 0
+        return left_out
+
+
 class LogGate:
-    """Says which of many like events get a line in the log, and how many the line is for."""
+    """Says which of many like events of many sources get a line in the log, and how many the line is for."""
 
     def __init__(self) -> None:
         # (reason, source) -> [when its last line was, events since]; in order of these lines.
         self._last: dict[tuple[str, bytes], list[float]] = {}
-        self._window_s = 0.0
-        self._lines = 0
+        self._rate = LineRate(MAX_LINES)
 
     def __len__(self) -> int:
         return len(self._last)
@@ -82,13 +103,10 @@ class LogGate:
         if last is not None and now - last[0] < LINE_EVERY_S:
             last[1] += 1
             return 0
-        if now - self._window_s >= LINE_EVERY_S:
-            self._window_s, self._lines = now, 0
-        if self._lines >= MAX_LINES:
+        if self._rate.next(now) is None:
             if last is not None:
                 last[1] += 1
             return 0
-        self._lines += 1
         self._last.pop((reason, source), None)
         self._last[reason, source] = [now, 0]
         if len(self._last) > MAX_SOURCES:

@@ -17,31 +17,9 @@ from gpop.front.proxy_header import MAX_HEADER_OCTETS, BadHeader, Header, end_of
 if TYPE_CHECKING:
     from gpop.front.connection import Connection
 
-# So many lines about refused connections in so many seconds; the next line says how many were left out.
+# Lines about refused connections in limits.LINE_EVERY_S; the next line says how many were left out.
 # One misconfigured balancer makes thousands, and a stranger may try to fill a disk.
-MAX_LINES = 10
-LINES_WINDOW_S = 10.0
-
-
-class RefusalLines:
-    """Keeps the rate of lines about refused connections."""
-
-    __slots__ = ("_began_s", "_lines", "_unlogged")
-
-    def __init__(self) -> None:
-        self._began_s = 0.0
-        self._lines = self._unlogged = 0
-
-    def next(self, now: float) -> dict[str, int] | None:
-        """Return what the next line is to say beside its own; None if there is to be none. `now`: seconds."""
-        if now - self._began_s >= LINES_WINDOW_S:
-            self._began_s, self._lines = now, 0
-        if self._lines >= MAX_LINES:
-            self._unlogged += 1
-            return None
-        self._lines += 1
-        unlogged, self._unlogged = self._unlogged, 0
-        return {"unlogged": unlogged} if unlogged else {}
+MAX_REFUSAL_LINES = 10
 
 
 def header_of(connection: Connection) -> Header | None:
@@ -61,9 +39,11 @@ def header_of(connection: Connection) -> Header | None:
             refused = {"reason": "timeout"}
         except BadHeader as error:
             refused = {"reason": "malformed", "detail": str(error)}
-    beside = connection.front.refusal_lines.next(time.monotonic())
-    if beside is not None:
-        connection.log("proxy_refused", "warning", **refused, **beside)
+    unlogged = connection.front.refusal_lines.next(time.monotonic())
+    if unlogged:
+        refused["unlogged"] = unlogged
+    if unlogged is not None:
+        connection.log("proxy_refused", "warning", **refused)
     return None
 
 

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpop.front.limits import LINE_EVERY_S, MAX_LINES, MAX_SOURCES, UNCOUNTED, Addresses, LogGate
+from gpop.front.limits import (
+    LINE_EVERY_S,
+    MAX_LINES,
+    MAX_SOURCES,
+    UNCOUNTED,
+    Addresses,
+    LineRate,
+    LogGate,
+)
 
 PEERS = st.sampled_from(["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2", "127.0.0.1"])
 
@@ -61,6 +69,15 @@ def test_nothing_is_kept_of_who_left(peers: list[str]) -> None:
     for source in entered:
         counted.leave(source)
     assert len(counted) == 0
+
+
+def test_lines_that_are_left_out_are_counted() -> None:
+    """The rate is kept, the number is not lost, and afterwards all is as before."""
+    lines, began_s = LineRate(3), 1000.0
+    assert [lines.next(began_s) for _ in range(3)] == [0] * 3
+    assert [lines.next(began_s + LINE_EVERY_S / 2) for _ in range(5)] == [None] * 5
+    assert lines.next(began_s + LINE_EVERY_S) == 5
+    assert lines.next(began_s + LINE_EVERY_S) == 0
 
 
 def test_the_first_line_comes_at_once_and_the_next_says_how_many() -> None:
