@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 from gpop.accounts import sources
 from gpop.accounts.account import Limits, Refused
+from gpop.accounts.maps.errors import MapError
+from gpop.accounts.maps.virtualusers import VirtualUsers
 from gpop.config import Config
 
 # From a name of the list to the absolute path of a Maildir and the uid that has to own it.
@@ -27,16 +29,32 @@ class NoPlace(Exception):
 
 
 def by_accounts(config: Config) -> Place:
-    """Return a `Place` that asks the sources of accounts in gpop's config, without any password."""
+    """
+    Return a `Place` that asks the sources of accounts in gpop's config, without any password.
+
+    A name is what a user logs in by: name rules and virtual user maps say which account that is.
+
+    Raises:
+        NoPlace: a map needs a library that is not there.
+    """
     auth = config.auth
     only_uid = None if os.geteuid() == 0 else os.geteuid()
     limits = Limits(auth.first_valid_uid, auth.first_valid_gid, auth.maildir, only_uid)
     asked = sources.build(auth.sources, limits)
     for source in asked:
         source.warm()
+    virtual = VirtualUsers(auth)
+    try:
+        virtual.warm()
+    except MapError as error:
+        raise NoPlace(str(error)) from None
+    for _ in virtual.refresh():
+        pass  # texts are read; one that can't be makes each name it is asked for a refusal
 
     def place(name: bytes) -> tuple[bytes, int]:
-        verdict = sources.decide(asked, sources.Request(name, None, LOOPBACK))
+        # No client has connected to any address: of the default domains there is the one for all of them.
+        login_name = virtual.rules.login_name(name, "")
+        verdict = sources.decide(asked, sources.Request(login_name, None, LOOPBACK), virtual=virtual)
         if isinstance(verdict, Refused):
             detail = f" ({verdict.detail})" if verdict.detail else ""
             raise NoPlace(f"gpop would not serve this user: {verdict.reason}{detail}")
