@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log",
         metavar="FILE",
-        help="append the log to FILE; default: standard error, unless that is the client",
+        help="append a log to standard output to FILE; default: standard error, unless that is the client",
     )
 
 

@@ -27,7 +27,13 @@ class Unusable(Exception):
 
 def nothing() -> dict[str, Any]:
     """The surroundings of a gpop that was started by nobody in particular."""
-    return {"notify_socket": "", "watchdog_s": 0.0, "sockets": [], "one_connection": False}
+    return {
+        "notify_socket": "",
+        "watchdog_s": 0.0,
+        "sockets": [],
+        "one_connection": False,
+        "unheard": False,  # nobody reads what is written to standard output and standard error
+    }
 
 
 def of_service_manager() -> dict[str, Any]:
@@ -93,11 +99,11 @@ def of_inetd(tls: bool, log_path: str | None) -> dict[str, Any]:
     """
     Take the connection on descriptor 0, and see to it that nothing but POP3 is ever written to it.
 
-    From here on standard output and standard error are the log: the file at `log_path`, or else what
-    standard error was, if that was not the connection. Descriptor 0 is /dev/null.
+    From here on standard output and standard error are the file at `log_path`, or else what standard
+    error was, if that was not the connection: then they are /dev/null, and "unheard". So is descriptor 0.
 
     Raises:
-        Unusable: there is no connection, or nowhere to log to.
+        Unusable: there is no connection, or the file can't be opened.
     """
     to_client = _is_same(2, 0)
     if to_client:
@@ -111,12 +117,14 @@ def of_inetd(tls: bool, log_path: str | None) -> dict[str, Any]:
             raise Unusable(f"--log {log_path}: {error.strerror}") from error
         os.dup2(log_fd, 2)
         os.close(log_fd)
-    elif to_client:
-        raise Unusable("standard error is the client's connection: say with --log FILE where the log goes")
     os.dup2(2, 1)
     _forget(0)
     os.set_inheritable(connection, True)
-    return nothing() | {"sockets": [(connection, tls)], "one_connection": True}
+    return nothing() | {
+        "sockets": [(connection, tls)],
+        "one_connection": True,
+        "unheard": to_client and log_path is None,
+    }
 
 
 def complain(problem: str) -> None:

@@ -188,7 +188,34 @@ def test_the_log_is_standard_error_where_that_is_not_the_client(super_server):
     wait_until(lambda: '"broker_stopped"' in server.output.read_text())
 
 
-@pytest.mark.parametrize("wrong", ["log", "config", "folder"])
+@pytest.mark.parametrize("target", ["file", "syslog"])
+def test_inetd_needs_no_log_of_its_own_where_the_config_has_one(super_server, target):
+    """log.target says where the log goes, and so do the broker's last words; the client reads none of it."""
+    server = super_server(with_inetd, log=False)
+    path = server.site.path / "log"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
+        daemon.settimeout(20)
+        if target == "syslog":
+            daemon.bind(str(path))
+            server.site.write_config(log__target="syslog", log__syslog_socket=str(path))
+        else:
+            server.site.write_config(log__target="file", log__path=str(path))
+        with server.connect() as dialogue:
+            assert dialogue.greeting.startswith(b"+OK")
+            assert dialogue.ask("QUIT").startswith(b"+OK")
+            assert dialogue.rest() == b""
+        if target == "syslog":
+            while b"broker_stopped" not in daemon.recv(65536):
+                pass
+        else:
+            wait_until(lambda: '"broker_stopped"' in log_of(server))
+            server.site.write_config(log__target="file", log__path=str(path), server__run_dir="/proc/gpop")
+            with server.connect() as dialogue:
+                assert dialogue.greeting + dialogue.rest() == b""
+            wait_until(lambda: "server.run_dir" in log_of(server))
+
+
+@pytest.mark.parametrize("wrong", ["log", "config", "folder", "target"])
 def test_the_client_never_reads_what_is_for_the_administrator(super_server, wrong):
     """Under inetd all three standard files are the connection: it is closed without a word."""
     server = super_server(
@@ -196,6 +223,8 @@ def test_the_client_never_reads_what_is_for_the_administrator(super_server, wron
     )
     if wrong == "config":
         server.site.write_config(server__fronts=0)
+    if wrong == "target":
+        server.site.write_config(log__target="file", log__path="/nowhere/log")
     with server.connect() as dialogue:
         assert dialogue.greeting + dialogue.rest() == b""
     if wrong == "config":
