@@ -16,6 +16,7 @@ from zlib import crc32
 
 from gpop.maildrop import statcache, system
 from gpop.maildrop.errors import MaildropUnavailable
+from gpop.maildrop.maildir import FILE_FLAGS
 from gpop.maildrop.statcache import HEADER_OCTETS, BadCache, Header
 
 TYPE_CHECKING = False
@@ -27,7 +28,6 @@ DRAFT_PREFIX = CACHE_NAME + "."
 # A draft older than this has no writer any more.
 DRAFT_LIFE_S = 3600
 WRITE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 DRAFT_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # What opening may answer that says more than that it can't be read.
 OPEN_FAILURES = {errno.ENOENT: "absent", errno.ELOOP: "not_a_file", errno.ENXIO: "not_a_file"}
@@ -105,7 +105,7 @@ def open_image(dir_fd: int) -> Image:
     """
     fd = -1
     try:
-        fd = system.open_file(CACHE_NAME, READ_FLAGS, dir_fd=dir_fd)
+        fd = system.open_file(CACHE_NAME, FILE_FLAGS, dir_fd=dir_fd)
         status = system.fstat(fd)
         if not S_ISREG(status.st_mode):
             raise BadCache("not_a_file")

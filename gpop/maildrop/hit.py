@@ -14,8 +14,9 @@ from stat import S_ISDIR, S_ISREG
 from zlib import crc32
 
 from gpop.maildrop import system
-from gpop.maildrop.cachefile import CACHE_NAME, READ_FLAGS, SMALL_BODY_OCTETS
+from gpop.maildrop.cachefile import CACHE_NAME, SMALL_BODY_OCTETS
 from gpop.maildrop.importfile import IMPORT_NAME
+from gpop.maildrop.maildir import FILE_FLAGS
 from gpop.maildrop.statcache import (
     CHECKED_OCTETS,
     FORMAT_MARK,
@@ -40,7 +41,7 @@ def look(dir_fd: int, max_messages: int, boot_id: bytes) -> Hit | None:
     fd = -1
     found = None
     try:
-        fd = system.open_file(CACHE_NAME, READ_FLAGS, dir_fd=dir_fd)
+        fd = system.open_file(CACHE_NAME, FILE_FLAGS, dir_fd=dir_fd)
         status = system.fstat(fd)
         size = status.st_size
         small = size <= HEADER_OCTETS + SMALL_BODY_OCTETS

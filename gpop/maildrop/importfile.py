@@ -13,11 +13,11 @@ from __future__ import annotations
 import errno
 import os
 import time
-from stat import S_ISREG
 
 from gpop.maildrop import cachefile, imported, lock, system
 from gpop.maildrop.errors import MaildropUnavailable
 from gpop.maildrop.imported import HIDDEN, MAX_FILE_OCTETS, BadImport, ImportedId, Lookup
+from gpop.maildrop.maildir import DRAFT_FLAGS, open_own
 from gpop.maildrop.statcache import NO_IMPORT
 
 TYPE_CHECKING = False
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 IMPORT_NAME = ".unique-ids"
 DRAFT_PREFIX = IMPORT_NAME + "."
-READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-DRAFT_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # How long an import waits for a session that has the maildrop.
 LOCK_WAIT_S = 30.0
 
@@ -56,13 +54,10 @@ def load(dir_fd: int) -> tuple[bytes, Signature]:
         OSError: it can't be read, or is no regular file of the user's own, or too large.
     """
     try:
-        fd = system.open_file(IMPORT_NAME, READ_FLAGS, dir_fd=dir_fd)
+        fd, status = open_own(dir_fd, IMPORT_NAME)
     except FileNotFoundError:
         return b"", NO_IMPORT
     try:
-        status = system.fstat(fd)
-        if not S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-            raise OSError(errno.EPERM, f"{IMPORT_NAME} is no regular file of the user's own")
         if status.st_size > MAX_FILE_OCTETS:
             raise OSError(errno.EFBIG, f"{IMPORT_NAME} is larger than {MAX_FILE_OCTETS} octets")
         octets = system.pread(fd, status.st_size + 1, 0)

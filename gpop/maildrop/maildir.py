@@ -29,11 +29,32 @@ if TYPE_CHECKING:
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO that was put in a message's place must not wait for its writer.
 FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+# A draft is nobody's yet: what lies under its name, a link too, is not written to.
+DRAFT_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 CHUNK_OCTETS = 65536
 
 # What opening or reading one file may answer when only that file is at fault. Anything else
 # (no descriptors, no memory) is a fault of the moment, and no reason to guess at sizes.
 FILE_FAULTS = (errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP, errno.ENXIO, errno.EISDIR)
+
+
+def open_own(dir_fd: int, name: str) -> tuple[int, os.stat_result]:
+    """
+    Open a file that gpop keeps in the Maildir; returns a descriptor, which is the caller's, and its status.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it can't be opened, or is no regular file of the user's own.
+    """
+    fd = system.open_file(name, FILE_FLAGS, dir_fd=dir_fd)
+    try:
+        status = system.fstat(fd)
+        if not S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+            raise OSError(errno.EPERM, f"{name} is no regular file of the user's own")
+    except OSError:
+        os.close(fd)
+        raise
+    return fd, status
 
 
 class OpenMessage:

@@ -19,6 +19,7 @@ from zlib import crc32
 
 from gpop.maildrop import names, system
 from gpop.maildrop.errors import MaildropError
+from gpop.maildrop.maildir import DRAFT_FLAGS, open_own
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ FORMAT_MARK = b"gpop-retrieved 1 "
 MAX_ENTRIES = 100_000
 MAX_DIGITS = 12
 MAX_RECORD_OCTETS = 32 + MAX_ENTRIES * (MAX_DIGITS + 2 + names.MAX_UNIQUE_ID_OCTETS)
-READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-DRAFT_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 DAY_S = 86400
 
 
@@ -140,13 +139,10 @@ def _described(error: OSError | MaildropError) -> str:
 def _read(dir_fd: int) -> Record | None:
     """Return a Maildir's record, an empty one if there is none; None if it is damaged. Raises OSError."""
     try:
-        fd = system.open_file(RECORD_NAME, READ_FLAGS, dir_fd=dir_fd)
+        fd, status = open_own(dir_fd, RECORD_NAME)
     except FileNotFoundError:
         return {}
     try:
-        status = system.fstat(fd)
-        if not S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-            raise OSError(errno.EPERM, "the record of retrievals is no regular file of the user's own")
         return parse(system.pread(fd, min(status.st_size, MAX_RECORD_OCTETS), 0))
     finally:
         os.close(fd)
