@@ -262,3 +262,19 @@ def until(condition: Any, what: str, deadline_s: float = DEADLINE_S) -> None:
     while not condition():
         assert time.monotonic() < end, f"not within {deadline_s} s: {what}"
         select.select([], [], [], 0.005)
+
+
+def refusal(login: PendingLogin) -> tuple[str, str]:
+    """Code and reason of a login that was refused."""
+    frame = login.answer()
+    assert frame.kind == messages.REFUSED
+    return frame.fields["code"], frame.fields["reason"]
+
+
+def accepted_by(auth: AuthProcess, login: PendingLogin) -> str:
+    """The source that accepted a login."""
+    frame = login.answer()
+    assert frame.kind == messages.ACCEPTED
+    auth.served()
+    source: str = frame.fields["source"]
+    return source

@@ -19,8 +19,9 @@ from gpop.privsep import channel, messages
 from tests.accounts.auth_process import (
     AuthProcess,
     FakeFront,
-    PendingLogin,
+    accepted_by,
     let_clock_step,
+    refusal,
     running,
     tcp_pair,
     until,
@@ -59,21 +60,6 @@ def auth(users: Path, tmp_path: Path) -> Iterator[AuthProcess]:
 @pytest.fixture
 def front(auth: AuthProcess) -> FakeFront:
     return auth.front()
-
-
-def refusal(login: PendingLogin) -> tuple[str, str]:
-    frame = login.answer()
-    assert frame.kind == messages.REFUSED
-    return frame.fields["code"], frame.fields["reason"]
-
-
-def accepted_by(auth: AuthProcess, login: PendingLogin) -> str:
-    """The source that accepted a login."""
-    frame = login.answer()
-    assert frame.kind == messages.ACCEPTED
-    auth.served()
-    source: str = frame.fields["source"]
-    return source
 
 
 # Verdicts

@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from gpop.privsep import channel, messages
+from tests import frames
 
 
 @pytest.fixture
@@ -21,23 +22,6 @@ def ends():
 def open_descriptors():
     """How many descriptors this process has."""
     return len(os.listdir("/proc/self/fd"))
-
-
-SERVE = {
-    "login_id": 1,
-    "account": b"joe",
-    "uid": 1000,
-    "gid": 1000,
-    "groups": [],
-    "home": b"/home/joe",
-    "maildir": b"/home/joe/Maildir",
-    "peer": "192.0.2.1",
-    "received_ms": 0,
-    "removal": "",
-    "dialogue": 0,
-    "utf8": 0,
-    "language": "",
-}
 
 
 def test_descriptors_arrive_and_are_closed_on_exec(ends):
@@ -60,7 +44,7 @@ def test_any_other_number_of_descriptors_is_refused_and_none_leaks(ends, count):
     """SERVE takes exactly two; with any other number they are closed and the frame refused."""
     ours, theirs = ends
     before = open_descriptors()
-    channel.send(ours, messages.encode(messages.SERVE, **SERVE), [0] * count)
+    channel.send(ours, frames.serve(), [0] * count)
     with pytest.raises(messages.BadFrame):
         channel.receive(theirs)
     assert open_descriptors() == before

@@ -18,10 +18,10 @@ from gpop.broker import reuse
 from gpop.config import SessionSettings
 from gpop.privsep import channel, messages
 from gpop.session import session
+from tests import frames
 from tests.serving import PASSWORD, ROOT, Server, Site, wait_until
 
 MESSAGE = b"Subject: one\n\nbody\n"
-SPEECH = {"received_ms": 0, "removal": "", "dialogue": 0, "utf8": 0, "language": ""}  # of a SERVE frame
 
 
 @pytest.fixture
@@ -284,8 +284,7 @@ class Waiting:
 
     def serve(self) -> int:
         """Have a login served that nobody waits for; returns the pid."""
-        fields = {"uid": 1, "gid": 1, "groups": [], "maildir": b"/store/a", "home": b"/store", "peer": ""}
-        login = messages.encode(messages.SERVE, **fields, login_id=1, account=b"a", **SPEECH)
+        login = frames.serve(maildir=b"/store/a", home=b"/store")
         assert self.reuse.is_for(messages.maildrop_key(login))
         ours, theirs = channel.pair()
         with contextlib.closing(ours), contextlib.closing(theirs):
@@ -354,10 +353,7 @@ def test_is_for_the_store_alone(waiting):
     """A path that only begins with the same letters is another place."""
 
     def key(maildir: bytes) -> bytes:
-        fields = {"uid": 1, "gid": 1, "groups": [], "home": b"/", "peer": "", "account": b"a"}
-        return messages.maildrop_key(
-            messages.encode(messages.SERVE, **fields, maildir=maildir, login_id=1, **SPEECH)
-        )
+        return messages.maildrop_key(frames.serve(maildir=maildir))
 
     assert waiting.reuse.is_for(key(b"/store/a/Maildir"))
     assert not waiting.reuse.is_for(key(b"/store2/a"))

@@ -24,6 +24,7 @@ import pytest
 from gpop import programs
 from gpop.config import reading
 from gpop.privsep import channel, messages
+from tests import frames
 from tests.serving import PASSWORD, ROOT, Site, wait_until
 
 SYS_PIDFD_GETFD = 438
@@ -371,15 +372,12 @@ def captured(make_server):
     [
         messages.encode(messages.READY),
         messages.encode(messages.DRAIN, at_once=1),
-        messages.encode(
-            messages.SERVE, uid=0, maildir=b"/root", login_id=1, account=b"root", gid=0, groups=[],
-            home=b"/", peer="", received_ms=0, removal="", dialogue=0, utf8=0, language="",
-        ),
+        frames.serve(uid=0, gid=0, account=b"root", maildir=b"/root", home=b"/"),
         b"\x01" * 60_000,
         b"\x01",
     ],
     ids=["ready", "drain", "serve", "huge", "short"],
-)  # fmt: skip
+)
 def test_a_front_that_sends_the_broker_what_it_may_not_is_ended(captured, octets):
     """A second READY, an order to serve somebody, noise, descriptors: killed, and one line for it."""
     files = [captured.control.fileno()] * 2

@@ -14,7 +14,14 @@ import pytest
 
 from gpop.accounts import hashes
 from gpop.privsep import messages
-from tests.accounts.auth_process import AuthProcess, FakeFront, PendingLogin, running, until
+from tests.accounts.auth_process import (
+    AuthProcess,
+    FakeFront,
+    accepted_by,
+    refusal,
+    running,
+    until,
+)
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can ask PAM about other users: run as root"
@@ -51,20 +58,6 @@ def service() -> Iterator[Path]:
     SERVICE_FILE.write_text(UNIX)
     yield SERVICE_FILE
     SERVICE_FILE.unlink(missing_ok=True)
-
-
-def refusal(login: PendingLogin) -> tuple[str, str]:
-    frame = login.answer()
-    assert frame.kind == messages.REFUSED
-    return frame.fields["code"], frame.fields["reason"]
-
-
-def accepted_by(auth: AuthProcess, login: PendingLogin) -> str:
-    frame = login.answer()
-    assert frame.kind == messages.ACCEPTED
-    auth.served()
-    source: str = frame.fields["source"]
-    return source
 
 
 def checkers(auth: AuthProcess) -> list[int]:
