@@ -33,7 +33,8 @@ from gpop.accounts.addresses import Networks, is_address, packed
 from gpop.accounts.maps.virtualusers import VirtualUsers
 from gpop.accounts.sources import Source
 from gpop.auth import starting
-from gpop.auth.deciding import Attempt, Decider
+from gpop.auth.attempt import Attempt
+from gpop.auth.deciding import Decider
 from gpop.config import AuthSettings
 from gpop.privsep import channel, messages
 from gpop.programs import read_settings

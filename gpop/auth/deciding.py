@@ -24,7 +24,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpop import events
 from gpop.accounts.account import AUTH, LOGIN_DELAY, SYS_TEMP, Accepted, Account, Refused, Verdict
@@ -35,6 +35,7 @@ from gpop.accounts.penalties import PenaltyTable
 from gpop.accounts.sources import MAPS, PasswdFileSource, Request, Source
 from gpop.accounts.user_settings import UserSettingsFile
 from gpop.auth import checker
+from gpop.auth.attempt import CHECKED, DONE, HELD, REFUSING, UNVERIFIED_SOURCE, WAITING, Attempt
 from gpop.auth.limits import Buckets
 from gpop.auth.queue import FairQueue
 from gpop.auth.reporting import report_map, report_passwd_file, report_user_settings
@@ -50,77 +51,6 @@ MAX_WAITING = 1024
 MAX_WAITING_PER_SOURCE = 256
 # Front and auth share a clock; more than this between them is not to be believed.
 MAX_FRAME_AGE_S = 60.0
-
-HELD, WAITING, CHECKED, REFUSING, DONE = range(5)
-
-
-# All logins whose address only a front vouches for are one source, and trusted by nobody: a front
-# that was taken over could name another address for each guess.
-UNVERIFIED_SOURCE = b"unverified"
-
-
-class Attempt:
-    """
-    One login on its way. `owner` is the conversation it came by; of `carried` only auth.py knows.
-
-    `name` is what the client sent, and what the log says. `login_name` is what that means where it was said
-    (`NameRules.login_name`): everything is decided by it.
-
-    `peer_is_verified`: the kernel says so too, not only the front. `prepared`: name and password to be tried
-    after those that were sent (see `sources.decide`); b"" where there is no other form.
-    """
-
-    __slots__ = (
-        "arrived_s",
-        "cached",
-        "carried",
-        "decided_s",
-        "generation",
-        "local",
-        "login_name",
-        "name",
-        "owner",
-        "password",
-        "peer",
-        "peer_is_verified",
-        "prepared",
-        "received_s",
-        "source",
-        "stage",
-        "trusted",
-        "verdict",
-        "wait_until_s",
-        "was_held",
-    )
-
-    def __init__(
-        self, name: bytes, password: bytes, peer: str, received_s: float, owner: object, carried: Any
-    ) -> None:
-        self.name = self.login_name = name
-        self.password = password
-        self.peer = peer
-        self.received_s = received_s
-        self.owner = owner
-        self.carried = carried
-        self.peer_is_verified = False
-        self.prepared = (b"", b"")
-        self.local = ""  # the address that the client connected to
-        self.source = UNVERIFIED_SOURCE
-        self.trusted = False
-        self.arrived_s = self.decided_s = self.wait_until_s = 0.0
-        self.stage = DONE
-        self.was_held = False
-        self.cached: Accepted | None = None
-        self.generation = 0
-        self.verdict: Verdict | None = None
-
-    def __repr__(self) -> str:
-        return f"<Attempt {self.name!r} from {self.peer}>"
-
-    def forget_password(self) -> None:
-        """Keep no password longer than it is needed."""
-        self.password, self.prepared = b"", (self.prepared[0], b"")
-
 
 Answer = Callable[[Attempt, Verdict], None]
 
@@ -266,7 +196,7 @@ class Decider:
 
     def _consider(self, attempt: Attempt, now: float) -> None:
         """Look into the auth cache; else let the attempt wait for a checker."""
-        if not _is_login(attempt):
+        if not attempt.is_login():
             self._settle(attempt, Refused(AUTH, "malformed_login"), now)
             return
         # Not before: what a penalty holds back must not use up what all the others may do.
@@ -513,12 +443,6 @@ class Decider:
         """Kill the checkers that are left."""
         for started, _ in self._unreaped.values():
             started.kill()
-
-
-def _is_login(attempt: Attempt) -> bool:
-    """A name that no front lets through can belong to nobody; no source is asked about it."""
-    names = attempt.name + attempt.prepared[0]
-    return bool(attempt.name) and not any(octet < 0x20 or octet == 0x7F for octet in names)
 
 
 def _maildrop_key(account: Account) -> bytes:
