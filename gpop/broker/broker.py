@@ -132,7 +132,7 @@ class Broker:
         self.sessions.adopt(of_session, self.settings.max_per_account, self.boot_id)
 
     def listen(self, settings: dict[str, Any]) -> Listening:
-        """Return a listening socket for each address, those we have already included. Raises StartFailed."""
+        """Return a listening socket for each address, one that we have is kept. Raises StartFailed."""
         return self.inherited or listen_on(settings, self.listening)
 
     def start_generation(
@@ -238,7 +238,7 @@ class Broker:
         return min(next_look_ms, IDLE_POLL_MS) if self.sessions.reuse.pids() else next_look_ms
 
     def _keep_time(self, now: float) -> None:
-        self.succession.give_way()
+        self.succession.keep_time(now, stops=self.stop_at is not None)
         if self.log.tally is not None:
             self.log.tally.set(("running_sessions",), len(self.sessions.running))
         for generation in self.generations:
@@ -246,12 +246,9 @@ class Broker:
                 self._start_missing(generation, now)
             if generation.state == STARTING and now - generation.started > START_TIMEOUT_S:
                 self.starting_failed(generation, f"not ready within {START_TIMEOUT_S:.0f} s")
-        self.succession.keep_time(now)
         self.health.keep_time(now)
         if self.sessions.reuse.pids():
             self.sessions.reuse.end_idle(now)
-        if self.stop_at is None:
-            self.succession.look_at_certificates(now)
         if self.syslog and self.syslog.changed(now):
             self._reopen_log()  # another daemon is there, or it has started again: ours is nobody's socket
         if self.stop_at is not None and now >= self.stop_at:

@@ -77,7 +77,7 @@ class Succession:
 
     @property
     def watches_files(self) -> bool:
-        """Whether `look_at_certificates` has something to look at."""
+        """Whether `keep_time` looks at files now and then."""
         return self._certificates is not None
 
     # Processes that find something out
@@ -106,10 +106,14 @@ class Succession:
         if not stops:
             self._when_answered(said, status)
 
-    def keep_time(self, now: float) -> None:
-        """End an inquiry that takes too long."""
+    def keep_time(self, now: float, stops: bool) -> None:
+        """Do what is due, between two turns of the broker's loop. May not return: see `_give_way`."""
+        if self._next:
+            self._give_way(self._next)
         if self.inquiry and now - self.inquiry.started > START_TIMEOUT_S:
             os.kill(self.inquiry.pid, signals.KILL)
+        if self._certificates and not stops and not self.is_under_way:
+            self._look_at_certificates(self._certificates, now)
 
     # By another config
 
@@ -160,11 +164,9 @@ class Succession:
         elif self._certificates is None or self._certificates.paths != paths:
             self._certificates = FileWatch(paths, time.monotonic())
 
-    def look_at_certificates(self, now: float) -> None:
+    def _look_at_certificates(self, certificates: FileWatch, now: float) -> None:
         """Renewed certificates are loaded as after SIGHUP: checked, by fresh fronts, and no session ends."""
-        if self._certificates is None or self.is_under_way:
-            return
-        path = self._certificates.changed(now)
+        path = certificates.changed(now)
         if path:
             self._server.log.write("certificate_changed", path=path)
             self.begin()
@@ -191,10 +193,10 @@ class Succession:
         except OSError as error:
             server.starting_failed(generation, f"no process can be started: {error.strerror}")
 
-    def give_way(self) -> None:
+    def _give_way(self, generation: Generation) -> None:
         """Become the next version's broker, if it has shown that it can; if that fails, go on as before."""
-        generation, self._next = self._next, None
-        if generation is not None and generation.state == STARTING:
+        self._next = None
+        if generation.state == STARTING:
             # From here on they wait for the new program; those that came before are handed over.
             signals.block_all()
             error = upgrade.become_next(self._server.config_path, self._server.handed_over())
