@@ -41,8 +41,6 @@ def serve(config_path: str, given: dict[str, Any] | None = None) -> int:
         for line in report(errors.problems, errors.warnings):
             complain(line)
         return 2
-    for line in report([], settings.warnings):
-        complain(line)
     if any(tls for _, tls in given["sockets"]) and not settings.broker.tls_certificates:
         complain("without a certificate there is no TLS: set tls.certificates")
         return 2
@@ -58,6 +56,8 @@ def serve(config_path: str, given: dict[str, Any] | None = None) -> int:
         if problem:
             complain(problem)
             return 2
+    for line in report([], settings.warnings):
+        _print(line)
     settings_fd = programs.settings_file(plain | {"surroundings": given})
     os.set_inheritable(settings_fd, True)
     command = programs.broker_command([os.path.abspath(config_path), str(settings_fd)])
