@@ -253,6 +253,7 @@ def _check_combinations(reading: Reading) -> None:
     if values["listen_tls"] and not values["tls_certificates"]:
         text = "without a certificate there is no TLS: set tls.certificates"
         reading.error(("server", "listen_tls"), text, values["listen_tls"])
+    _check_cleartext(reading)
     _check_proxies(reading, addresses)
     for key in ("virtual_sendmail_maps", "virtual_postfix_maps"):
         files: set[str] = set()
@@ -270,6 +271,19 @@ def _check_combinations(reading: Reading) -> None:
     if not values["lock"]:
         text = "two sessions may use one maildrop at once, which RFC 1939 section 8 forbids"
         reading.warn(("session", "lock"), text, False)
+
+
+def _check_cleartext(reading: Reading) -> None:
+    """Whether anybody elsewhere can log in at an address that they can reach."""
+    values = reading.values
+    trusted = [ipaddress.ip_network(each) for each in values["trusted_networks"]]
+    elsewhere = values["cleartext"] == "trusted" and not all(each.is_loopback for each in trusted)
+    if values["tls_certificates"] or values["cleartext"] == "always" or elsewhere:
+        return
+    for where, address in reading.elements["listen"]:
+        if not ipaddress.ip_address(address.rpartition(":")[0].strip("[]")).is_loopback:
+            text = "without a certificate no password is taken from other machines: set tls.certificates"
+            reading.warn(where, text, address)
 
 
 def _check_metrics(reading: Reading, addresses: set[str]) -> None:

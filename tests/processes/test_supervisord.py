@@ -35,7 +35,7 @@ class Supervisor:
         self.folder = site.path / "supervisor"
         self.folder.mkdir()
         self.config = self.folder / "supervisord.conf"
-        self.log = self.folder / "gpop.log"
+        self.log = self.folder / "stdout.log"
         program = CONF.read_text()
         # The one that is installed with Python, as an administrator has it, on a config of ours.
         command = f"{Path(sys.executable).with_name('gpop')} serve --config {site.config}"
