@@ -468,6 +468,26 @@ def check_config(path: str) -> int:
     return config_command.run(parser.parse_args(["--config", path]))
 
 
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        ('listen = ["0.0.0.0:110", "127.0.0.2:110"]', ["server.listen[1]"]),
+        ('listen = ["[::]:110"]\n[accounts]\ntrusted_networks = ["::1/128"]', ["server.listen[1]"]),
+        ('listen = ["0.0.0.0:110"]\n[accounts]\ntrusted_networks = ["192.0.2.0/24"]', []),
+        ('listen = ["0.0.0.0:110"]\n[accounts]\ncleartext = "always"', []),
+        ('listen = ["0.0.0.0:110"]\nxclient_networks = ["192.0.2.1/32"]', []),
+        (
+            'listen = ["192.0.2.1:110"]\nproxy_listen = ["192.0.2.1:110"]\nproxy_networks = ["192.0.2.2/32"]',
+            [],
+        ),
+    ],
+)
+def test_an_address_where_nobody_elsewhere_can_log_in(write: Write, text: str, warned: list[str]) -> None:
+    """Without TLS, and without leave for cleartext, a new administrator is told before the first user is."""
+    path = write(f"[server]\n{text}\n{SOURCE}")
+    assert [each.key for each in reading.read(path).warnings] == warned
+
+
 def test_check_config_tells_errors_from_warnings(
     write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

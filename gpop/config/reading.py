@@ -274,14 +274,15 @@ def _check_combinations(reading: Reading) -> None:
 
 
 def _check_cleartext(reading: Reading) -> None:
-    """Whether anybody elsewhere can log in at an address that they can reach."""
+    """Whether an address that others can reach is one where they can log in."""
     values = reading.values
     trusted = [ipaddress.ip_network(each) for each in values["trusted_networks"]]
     elsewhere = values["cleartext"] == "trusted" and not all(each.is_loopback for each in trusted)
-    if values["tls_certificates"] or values["cleartext"] == "always" or elsewhere:
+    if values["tls_certificates"] or values["cleartext"] == "always" or elsewhere or values["xclient_networks"]:
         return
     for where, address in reading.elements["listen"]:
-        if not ipaddress.ip_address(address.rpartition(":")[0].strip("[]")).is_loopback:
+        loopback = ipaddress.ip_address(address.rpartition(":")[0].strip("[]")).is_loopback
+        if not loopback and address not in values["proxy_listen"]:  # a balancer may have the TLS
             text = "without a certificate no password is taken from other machines: set tls.certificates"
             reading.warn(where, text, address)
 
