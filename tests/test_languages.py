@@ -103,5 +103,5 @@ def test_a_language_tag_has_room_in_a_frame():
 def test_the_files_are_in_the_package():
     """setup.py and MANIFEST.in take them along, else an installed gpop speaks English only."""
     root = PACKAGE.parent
-    assert 'package_data={"gpop.languages": ["*.txt"]}' in (root / "setup.py").read_text("utf-8")
+    assert '"gpop.languages": ["*.txt"]' in (root / "setup.py").read_text("utf-8")
     assert "recursive-include gpop/languages *.txt" in (root / "MANIFEST.in").read_text("utf-8")
