@@ -61,6 +61,8 @@ def ask(config_path: str, kind: int, **fields: Any) -> tuple[messages.Frame, lis
         raise CommandFailed(f"{path} is not there; is gpop running with this config?") from None
     except ConnectionRefusedError:
         raise CommandFailed(f"{path}: nobody listens there; gpop has stopped") from None
+    except PermissionError:
+        raise CommandFailed(f"{path}: gpop answers root and its own user only") from None
     except channel.ChannelClosed:
         raise CommandFailed(f"{path}: gpop hung up: it answers root and its own user only") from None
     except (OSError, messages.BadFrame) as error:

@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from gpop import programs
+from gpop.commands.asking import CommandFailed, ask
 from gpop.privsep import channel, messages
 from tests.serving import PASSWORD, ROOT, wait_until
 
@@ -120,6 +121,12 @@ def test_the_control_socket_is_roots(administered) -> None:
     server = administered()
     path = server.site.path / "run" / "control"
     assert path.stat().st_mode & 0o777 == 0o700
+    os.seteuid(65534)
+    try:
+        with pytest.raises(CommandFailed, match="answers root and its own user only"):
+            ask(str(server.site.config), messages.LIST_SESSIONS)
+    finally:
+        os.seteuid(0)
     path.chmod(0o777)
     server.site.path.joinpath("run").chmod(0o755)
     os.seteuid(65534)
