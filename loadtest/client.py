@@ -34,11 +34,21 @@ SMALL_BUFFER_OCTETS = 16384
 
 # Kinds of requests.
 COMMAND, SESSION, CHECK, POST = "POP3", "user", "check", "post"
+# One that was cut off because a process of the server was killed, which the run has been told of.
+CUT_OFF = "cut off"
 SCHEMES = {"pop3": 110, "pop3s": 995, "pop3+stls": 110}
 
 
 class Failed(Exception):
     """A command that failed; it has been reported. The session is over."""
+
+
+class CutOff(Failed):
+    """The connection broke off, or a login could not be decided, and processes of the server are killed."""
+
+
+class _Gone(Wrong):
+    """The server has closed the connection."""
 
 
 class Report(Protocol):
@@ -71,9 +81,11 @@ class Server:
     # Found out once: gevent asks for names in threads, of which hundreds of users at once would have to wait.
     family: socket.AddressFamily
     address: Any  # as `socket.connect` wants it
+    # Its processes are killed all the time: a connection that breaks off is no failure, but counted apart.
+    is_killed: bool = False
 
     @classmethod
-    def of(cls, url: str, authority: str | None) -> Server:
+    def of(cls, url: str, authority: str | None, is_killed: bool = False) -> Server:
         """
         Return the server of a URL: pop3://host:port, pop3s:// or pop3+stls://.
 
@@ -90,7 +102,7 @@ class Server:
         context = None if parts.scheme == "pop3" else ssl.create_default_context(cafile=authority)
         port = parts.port or SCHEMES[parts.scheme]
         family, _, _, _, address = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)[0]
-        return cls(parts.hostname, parts.scheme, context, family, address)
+        return cls(parts.hostname, parts.scheme, context, family, address, is_killed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,13 +210,14 @@ class Client:
 
     def _request(self, name: str, action: Callable[[], Answer], verify: Callable[[Answer], None]) -> Answer:
         started = time.perf_counter()
-        octets, problem, answer = 0, "", None
+        octets, problem, answer, broke_off = 0, "", None, False
         try:
             answer = action()
         except TimeoutError:
             problem = f"no answer within {TIMEOUT_S:g} s"
         except (OSError, Wrong) as error:
             problem = str(error) or type(error).__name__
+            broke_off = isinstance(error, (OSError, _Gone))
         ms = (time.perf_counter() - started) * 1000
         if answer:
             octets = answer.octets
@@ -214,8 +227,13 @@ class Client:
             except Wrong as wrong:
                 problem = str(wrong)
         if problem or answer is None:
-            self._report(COMMAND, name, ms, octets, Failure(problem, self.dialogue()))
+            # A front says this when the auth that should have decided is gone.
+            broke_off = broke_off or bool(answer and answer.status.startswith(b"-ERR [SYS/TEMP]"))
             self.close(reset=True)
+            if broke_off and self._server.is_killed:
+                self._report(CUT_OFF, name, ms, octets)
+                raise CutOff(problem)
+            self._report(COMMAND, name, ms, octets, Failure(problem, self.dialogue()))
             raise Failed(problem)
         self._report(COMMAND, name, ms, octets)
         return answer
@@ -274,7 +292,7 @@ class Client:
         assert self._socket
         octets = self._socket.recv(CHUNK_OCTETS)
         if not octets:
-            raise Wrong("the server has closed the connection")
+            raise _Gone("the server has closed the connection")
         self._unread += octets
 
     def _log(self, line: str) -> None:

@@ -59,6 +59,8 @@ class Tally:
     close_reason: Counter[str] = field(default_factory=Counter)
     refused: int = 0
     removed: int = 0
+    # What a killed process has cost: when, and 1 if it was within a session, 0 before the login was answered.
+    cut_off: list[tuple[float, int]] = field(default_factory=list)
     # By behaviour: messages that came, were retrieved, were retrieved again, and are there at the end.
     delivered: Counter[str] = field(default_factory=Counter)
     received: Counter[str] = field(default_factory=Counter)
@@ -75,6 +77,7 @@ class Maildrop:
         messages: by unique-id.
         login_gate: held while a login is under way; who delivers takes it.
         delivered: how many have come, those that were there at the beginning included.
+        removed_in_doubt: of those that were removed, how many by a QUIT that was not answered.
     """
 
     def __init__(self, account: Account, clock: Clock) -> None:
@@ -82,9 +85,11 @@ class Maildrop:
         self.messages: dict[str, Message] = {}
         self.login_gate = BoundedSemaphore()
         self.delivered = 0
+        self.removed_in_doubt = 0
         self._clock = clock
         self._expected = REBUILD
-        self._doubtful: list[str] = []
+        self._may_be_removed: set[str] = set()
+        self._may_be_moved: set[str] = set()
 
     # How it starts
 
@@ -124,8 +129,7 @@ class Maildrop:
 
     def next_outcome(self) -> str:
         """What the statcache will do in the next session."""
-        if self._doubtful:
-            self._resolve_doubts()
+        self._resolve_doubts()
         return self._expected
 
     def logged_in(self) -> list[Message]:
@@ -149,18 +153,25 @@ class Maildrop:
 
     def update_failed(self, removed: list[Message], retrieved: list[Message]) -> None:
         """A QUIT was sent, and nobody knows whether it was carried out; the disk will tell."""
-        self._doubtful += [message.base for message in (*removed, *retrieved)]
+        # `updated` may have been believed already.
+        self.messages.update((message.base, message) for message in removed)
+        self._may_be_removed.update(message.base for message in removed)
+        self._may_be_moved.update(message.base for message in retrieved)
         self._expected = UNSURE
 
     def _resolve_doubts(self) -> None:
         """Believe the disk of messages whose QUIT has failed: they are still there, or not."""
+        if not (self._may_be_removed or self._may_be_moved):
+            return
         found = self.on_disk()
-        for base in self._doubtful:
-            if base in self.messages and base not in found:
-                del self.messages[base]
-            elif base in self.messages:
-                self.messages[base].folder = found[base][0]
-        self._doubtful.clear()
+        for base in self._may_be_removed - found.keys():
+            # A message that was only retrieved has to be there whatever became of the QUIT.
+            if self.messages.pop(base, None):
+                self.removed_in_doubt += 1
+        for base in self._may_be_moved & found.keys() & self.messages.keys():
+            self.messages[base].folder = found[base][0]
+        self._may_be_removed.clear()
+        self._may_be_moved.clear()
 
     # What lies on the disk
 
@@ -209,8 +220,7 @@ class Maildrop:
         Raises:
             Wrong: the first difference.
         """
-        if self._doubtful:
-            self._resolve_doubts()
+        self._resolve_doubts()
         if difference := self._difference():
             raise Wrong(difference)
         for base, (folder, name) in self.on_disk().items():

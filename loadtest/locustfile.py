@@ -146,7 +146,7 @@ def _server(environment: Environment) -> Server:
     assert options
     site = sites.Site(Path(options.site))
     authority = options.tls_authority or (str(site.certificate) if site.certificate.exists() else None)
-    return Server.of(environment.host or site.host(), authority)
+    return Server.of(environment.host or site.host(), authority, options.server_is_killed)
 
 
 @events.init_command_line_parser.add_listener
@@ -168,6 +168,11 @@ def _options(parser: ArgumentParser) -> None:
     )
     group.add_argument(
         "--expected", default="", help="the file for what the server's log must show (default: in the site)"
+    )
+    group.add_argument(
+        "--server-is-killed",
+        action="store_true",
+        help="its processes are killed: connections that break off are counted apart, as no failures",
     )
     group.add_argument(
         "--tls-authority", default="", help="a file of certificates to believe (default: the site's own)"

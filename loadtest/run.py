@@ -106,6 +106,7 @@ class Run:
         return counts | {
             "refused": tally.refused,
             "removed": tally.removed,
+            "cut_off": tally.cut_off,
             "users": len(self._taken),
             "from": self._started,
             "until": time.time(),
@@ -119,14 +120,16 @@ class Run:
             maildrop.check_disk()
         except (Wrong, OSError) as error:
             problem = Failure(f"{maildrop.account.maildir}: {error}", f"its user was a {behaviour.name}")
+        # Only a message that was retrieved whole is marked.
+        self._tally.received[behaviour.name] += maildrop.removed_in_doubt
         self._tally.left[behaviour.name] += len(maildrop.on_disk())
         self._report(CHECK, "at the end: Maildir", (time.perf_counter() - started) * 1000, 0, problem)
 
     def _check_drained(self) -> None:
         """Every message that came to a Drainer was received by it exactly once, or is still there."""
         tally = self._tally
-        if not tally.delivered["Drainer"] or tally.close_reason[UNSURE]:
-            return  # what a QUIT has done that failed is known to nobody
+        if not tally.delivered["Drainer"]:
+            return
         delivered, received, again, left = (getattr(tally, what)["Drainer"] for what in MAIL_COUNTS)
         problem = None
         if again or delivered != received + left:
@@ -150,6 +153,7 @@ def merged(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
         "close_reason": {reason: counts["close_reason"][reason] for reason in ("quit", "disconnect")},
         "refused": sum(part["refused"] for part in parts),
         "removed": sum(part["removed"] for part in parts),
+        "cut_off": sorted(each for part in parts for each in part["cut_off"]),
         "sessions": dict(counts["sessions"]),
         "mail": {
             each.name: {what: counts[what][each.name] for what in MAIL_COUNTS}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from loadtest.client import CHECK, Answer, Client, Failed, Failure, Report, Server, ok, shown
+from loadtest.client import CHECK, CUT_OFF, Answer, Client, CutOff, Failed, Failure, Report, Server, ok, shown
 from loadtest.ledger import UNSURE, Maildrop, Message, Tally, Wrong
 from loadtest.mail import byte_stuffed, digest, on_the_wire
 
@@ -29,18 +29,23 @@ class Visit:
         self.maildrop = maildrop
         self.messages: list[Message] = []
         self.client = Client(server, report)
+        self._server = server
         self._behaviour = behaviour
         self._report = report
         self._tally = tally
         self._marked: list[Message] = []
         self._retrieved: list[Message] = []
+        self._has_logged_in = False
         self._is_open = False  # whether the log will say how this session has ended, and has not been counted
 
     def __enter__(self) -> Visit:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
         self.client.close()
+        if isinstance(error, CutOff):
+            self._tally.cut_off.append((time.time(), int(self._has_logged_in)))
+            self._ended(UNSURE)
         self._ended("disconnect")
 
     # Logging in
@@ -64,7 +69,7 @@ class Visit:
             self.messages = self.maildrop.logged_in()
         self._tally.cache[outcome] += 1
         self._tally.sessions[self._behaviour] += 1
-        self._is_open = True
+        self._is_open = self._has_logged_in = True
 
     def guess(self, password: str) -> None:
         """Try a password that is wrong; to be refused is what is right."""
@@ -161,14 +166,21 @@ class Visit:
 
     def wait_until_settled(self) -> None:
         """After `quit_and_close`: wait until the server has done what it was asked for."""
-        started = time.perf_counter()
-        failure = None
+        name, quit_at, started = "after QUIT: UPDATE is done", time.time(), time.perf_counter()
+        problem = ""
         try:
             self.maildrop.wait_until_settled()
         except Wrong as wrong:
             self.maildrop.update_failed(self._marked, self._retrieved)
-            failure = Failure(str(wrong), self.client.dialogue())
-        self._report(CHECK, "after QUIT: UPDATE is done", (time.perf_counter() - started) * 1000, 0, failure)
+            problem = str(wrong)
+        ms = (time.perf_counter() - started) * 1000
+        if problem and self._server.is_killed:
+            # The session was killed before it had read QUIT, or amid UPDATE: each message is there, or not.
+            self._report(CUT_OFF, name, ms, 0)
+            self._tally.cut_off.append((quit_at, 1))
+            raise Failed(problem)
+        failure = Failure(problem, self.client.dialogue()) if problem else None
+        self._report(CHECK, name, ms, 0, failure)
         if failure:
             raise Failed(failure.what)
 

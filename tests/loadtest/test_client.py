@@ -14,7 +14,7 @@ import pytest
 
 from loadtest import client as clients
 from loadtest import site as sites
-from loadtest.client import Answer, Client, Failed, Failure, Server
+from loadtest.client import Answer, Client, CutOff, Failed, Failure, Server
 from loadtest.mail import MailMaker, byte_stuffed, on_the_wire
 from tests import serving
 from tests.pop3 import reference
@@ -35,7 +35,7 @@ class Reported:
 
 
 @contextmanager
-def scripted(*answers: bytes) -> Iterator[tuple[Client, Reported]]:
+def scripted(*answers: bytes, is_killed: bool = False) -> Iterator[tuple[Client, Reported]]:
     """A client connected to a server that greets, answers each line with the next of these, then closes."""
 
     def serve(listening: socket.socket) -> None:
@@ -50,7 +50,9 @@ def scripted(*answers: bytes) -> Iterator[tuple[Client, Reported]]:
         server = threading.Thread(target=serve, args=(listening,))
         server.start()
         reported = Reported()
-        client = Client(Server.of(f"pop3://127.0.0.1:{listening.getsockname()[1]}", None), reported)
+        client = Client(
+            Server.of(f"pop3://127.0.0.1:{listening.getsockname()[1]}", None, is_killed), reported
+        )
         try:
             client.connect()
             yield client, reported
@@ -165,3 +167,30 @@ def test_mail_goes_over_the_wire_as_it_should() -> None:
     assert len({mail.digest for mail in mails}) == len({mail.base for mail in mails}) == len(mails)
     assert any(b"\n." in mail.file for mail in mails)
     assert any(not mail.file.endswith(b"\n") for mail in mails)
+
+
+@pytest.mark.parametrize(
+    ("answers", "is_cut_off"),
+    [
+        ([], True),
+        ([b"+OK half of a li"], True),
+        ([b"-ERR [SYS/TEMP] try again\r\n"], True),
+        ([b"-ERR no such message\r\n"], False),
+        ([b"+OK\r\n"], False),
+    ],
+)
+def test_what_broke_off_is_no_failure_where_processes_are_killed(
+    answers: list[bytes], is_cut_off: bool
+) -> None:
+    """And an answer that is wrong is one there as well. Where nothing is killed all of them are failures."""
+
+    def never(_answer: Answer) -> None:
+        raise clients.Wrong("not what it should be")
+
+    for is_killed in (True, False):
+        with scripted(*answers, is_killed=is_killed) as (client, reported):
+            with pytest.raises(Failed) as raised:
+                client.ask("STAT", "STAT", never)
+            excused = is_killed and is_cut_off
+            assert isinstance(raised.value, CutOff) == excused
+            assert len(reported.failures) == int(not excused)

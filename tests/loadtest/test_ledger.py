@@ -90,10 +90,31 @@ def test_after_a_quit_that_failed_the_disk_is_believed(maildrop: Maildrop, was_c
     maildrop.update_failed([first], [first, second])
     assert maildrop.next_outcome() == UNSURE
     assert len(maildrop.logged_in()) == 3 - was_carried_out
+    assert maildrop.removed_in_doubt == was_carried_out
     maildrop.check_disk()
     file_of(maildrop, -1).unlink()
     with pytest.raises(Wrong, match=f"{third.base} is gone"):
         maildrop.check_disk()
+
+
+def test_a_message_that_was_only_retrieved_must_not_vanish(maildrop: Maildrop) -> None:
+    """A QUIT that failed is no excuse for it: it may lie in cur/ now, and that is all."""
+    first, second, _ = maildrop.logged_in()
+    file_of(maildrop, 0).rename(maildrop.account.maildir / "cur" / f"{first.base}:2,S")
+    file_of(maildrop, 1).unlink()
+    maildrop.update_failed([], [first, second])
+    with pytest.raises(Wrong, match=f"{second.base} is gone"):
+        maildrop.check_disk()
+    assert first.folder == "cur"
+
+
+def test_an_update_that_was_believed_and_not_done_is_taken_back(maildrop: Maildrop) -> None:
+    """Outlook does not wait for the answer to QUIT; its session may have been killed before it was read."""
+    first, second, _ = maildrop.logged_in()
+    maildrop.updated([first], [second])
+    maildrop.update_failed([first], [second])
+    maildrop.check_disk()
+    assert len(maildrop.logged_in()) == 3 and maildrop.removed_in_doubt == 0
 
 
 def test_whatever_is_wrong_on_the_disk_is_found(maildrop: Maildrop) -> None:
@@ -131,6 +152,7 @@ def counted(**more: Any) -> dict[str, Any]:
         "close_reason": Counter(quit=3),
         "refused": 1,
         "removed": 4,
+        "cut_off": [(3.0, 1)],
         "users": 2,
         "from": 1.0,
         "until": 5.0,
@@ -145,6 +167,7 @@ def test_parts_are_added_up() -> None:
     assert expected["unsure"] == 2
     assert (expected["from"], expected["until"]) == ("1970-01-01T00:00:01.000Z", "1970-01-01T00:00:09.500Z")
     assert (expected["users"], expected["refused"], expected["removed"]) == (4, 2, 8)
+    assert expected["cut_off"] == [(3.0, 1)] * 2
 
 
 def log_of(path: Path, outcomes: list[str | None]) -> Path:
@@ -177,3 +200,24 @@ def test_the_log_is_compared(
     found, table = agreement(expected, log_of(tmp_path / "log", outcomes))
     assert found == agrees, table
     assert ("differs" in table) != agrees
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "killed", "agrees"),
+    [
+        (["hit", "hit"], 1, True),
+        (["hit", "hit", "rebuild", "hit"], 1, True),
+        (["hit"], 1, False),
+        (["hit", "hit"], 0, False),
+    ],
+)
+def test_the_log_may_lack_what_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcomes: list[str | None], killed: int, agrees: bool
+) -> None:
+    """As many sessions as there were deaths in the log, and no more."""
+    monkeypatch.setattr("loadtest.agreement.WAIT_S", 0)
+    log = log_of(tmp_path / "log", outcomes)
+    died = json.dumps({"event": "session_died", "ts": "1970-01-01T00:00:02.000Z"}) + "\n"
+    log.write_text(killed * died + log.read_text())
+    found, table = agreement(merged([counted(removed=0)]), log, is_killed=True)
+    assert found == agrees, table

@@ -376,7 +376,9 @@ def test_polls_of_many_users_beside_a_slow_reader(serve, authority):
     """
     Polls of 50 users at once beside a RETR of 50 MB to a client that hardly reads: every one is served.
 
-    GPOP_TEST_TLS_POLLS says how many, CI has few.
+    And the front needs no more memory for them than for as many users before: what malloc has got for the
+    most that came at once (some 3 MiB for 50) it keeps and uses again. So there is a first round that is not
+    measured. GPOP_TEST_TLS_POLLS says how many polls, CI has few.
     """
     polls, users = int(os.environ.get("GPOP_TEST_TLS_POLLS", "200")), 50
     server = serve(accounts=users + 1)
@@ -396,13 +398,17 @@ def test_polls_of_many_users_beside_a_slow_reader(serve, authority):
             assert dialogue.ask("QUIT").startswith(b"+OK")
             assert dialogue.rest() == b""
 
+    def polls_of_all(times):
+        with ThreadPoolExecutor(users) as pool:
+            # A list each: one user's polls come one after the other, as the session lock wants it.
+            list(pool.map(poll, [[f"user{number}"] * times for number in range(users)]))
+
+    polls_of_all(2)
     before = front_memory_kib(server)
-    with ThreadPoolExecutor(users) as pool:
-        # A list each: one user's polls come one after the other, as the session lock wants it.
-        list(pool.map(poll, [[f"user{number}"] * (polls // users) for number in range(users)]))
+    polls_of_all(polls // users)
     wait_until(lambda: front_memory_kib(server) - before < 4096, what="the front's memory to come back")
     assert slow.rest() == large + b".\r\n+OK bye\r\n"
-    server.wait_for_event("session_closed", polls // users * users + 1)
+    server.wait_for_event("session_closed", (2 + polls // users) * users + 1)
     assert server.faults() == []
 
 

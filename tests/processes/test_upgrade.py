@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import poplib
-import shutil
 import signal
 import subprocess
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 import gpop
+from loadtest import installation
 from tests.serving import FAULTS, PASSWORD, ROOT, Server, Site, gpop_command, wait_until
 
 MESSAGE = b"Subject: one\n\nbody\n"
@@ -26,32 +25,14 @@ BROKEN = [
 ]
 
 
-class Installation:
-    """A copy of the package, which can be replaced by another version of it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.package = folder / "gpop"
-        installed = Path(gpop.__file__).parent
-        shutil.copytree(installed, self.package, ignore=shutil.ignore_patterns("__pycache__"))
-        self.program = self.package / "__main__.py"
-        self.version = gpop.__version__
-
-    def change(self, module: str, old: str, new: str) -> None:
-        """Change one line of a module, as an update does."""
-        path = self.package / module
-        text = path.read_text()
-        assert old in text
-        path.unlink()
-        path.write_text(text.replace(old, new))
-        # Whole seconds and the size are what tells Python that its compiled file is old.
-        shutil.rmtree(path.parent / "__pycache__", ignore_errors=True)
+class Installation(installation.Installation):
+    """One whose versions are told apart by more than their number."""
 
     def update(self, version: str) -> None:
-        """Install a version which is known by its number, and by how its sessions say goodbye."""
-        self.change("__init__.py", f'"{self.version}"', f'"{version}"')
+        """Install a version which is known also by how its sessions say goodbye."""
         old = "bye" if self.version == gpop.__version__ else f"bye from {self.version}"
+        super().update(version)
         self.change("session/conversation.py", f'ok("{old}")', f'ok("bye from {version}")')
-        self.version = version
 
 
 @pytest.fixture
