@@ -326,7 +326,7 @@ def _judge_deeds(options: argparse.Namespace, deeds: Trouble, site: Site) -> Ite
     if options.kills:
         expected = site.path / "results/expected.json"
         cut_off = json.loads(expected.read_text())["cut_off"] if expected.exists() else []
-        print(trouble.told(deeds.deeds, cut_off))
+        print(trouble.told(deeds.deeds, cut_off, log))
         if problem := trouble.excused(cut_off, deeds.deeds, log):
             yield problem
     elif len(deeds.deeds) != options.reloads + options.upgrades:

@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+from gevent.event import Event
 from locust import User as LocustUser
 from locust import events, task
 from locust.env import Environment
 from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 from locust.stats import CSV_STATS_INTERVAL_SEC
+from locust.user.task import LOCUST_STATE_STOPPING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -98,6 +100,10 @@ class MailUser(LocustUser):
 
     user: User | None = None
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._leaving = Event()
+
     def on_start(self) -> None:
         try:
             if not self.part.run:
@@ -112,9 +118,24 @@ class MailUser(LocustUser):
             self.part.run.give_back(self.user)
 
     def wait_time(self) -> float:
+        """Wait, and have locust wait no more."""
         assert self.environment.parsed_options
         minute_s: float = self.environment.parsed_options.minute_s
-        return self.behaviour.pause_min * minute_s * random.uniform(0.75, 1.25)
+        self._leaving.wait(self.behaviour.pause_min * minute_s * random.uniform(0.75, 1.25))
+        return 0.0
+
+    def stop(self, force: bool = False) -> bool:
+        """
+        End after the session, at once if there is none.
+
+        Locust would kill a user that waits, but on a busy machine some milliseconds later, when it
+        may be logging in again: of such a session nobody knows what the log says.
+        """
+        if force or self._state is None:
+            return bool(super().stop(force))
+        self._state = LOCUST_STATE_STOPPING
+        self._leaving.set()
+        return False
 
     @task
     def act(self) -> None:

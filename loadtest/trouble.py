@@ -143,7 +143,7 @@ class Server:
             # By its descriptor: the number may be another process's by now.
             descriptor = os.pidfd_open(pid)
             try:
-                if pid in _children(self.pid):
+                if pid in _children(self.pid) and _is_alive(pid):
                     signal.pidfd_send_signal(descriptor, signal.SIGKILL)
                     return kind
             finally:
@@ -186,6 +186,14 @@ def _children(pid: int) -> list[int]:
         return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether it has not ended; as long as its end is not taken note of it is a child all the same."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _arguments(pid: int) -> list[bytes]:
@@ -285,9 +293,11 @@ def excused(cut_off: Sequence[Sequence[float]], deeds: Sequence[tuple[float, str
     return ""
 
 
-def told(deeds: Sequence[tuple[float, str]], cut_off: Sequence[Sequence[float]]) -> str:
-    """What was done, and what it has cost, in a line."""
+def told(deeds: Sequence[tuple[float, str]], cut_off: Sequence[Sequence[float]], log: Counter[str]) -> str:
+    """What was done, what it has killed, and what that has cost, in a line."""
     counts = Counter(done.partition(",")[0] for _, done in deeds)
     done = ", ".join(f"{number} {what}" for what, number in sorted(counts.items()))
     within = sum(bool(in_session) for _, in_session in cut_off)
-    return f"\nKilled, and reloaded: {done}. Cut off: {within} sessions, {len(cut_off) - within} logins."
+    died = f"{log['session_died']} sessions, {log['process_ended']} fronts and auths"
+    cost = f"{within} sessions, {len(cut_off) - within} logins"
+    return f"\nKilled, and reloaded: {done}. Died, by the log: {died}. Cut off: {cost}."
