@@ -18,7 +18,16 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 
 from gpop import signals
-from gpop.accounts.account import AUTH, SYS_PERM, SYS_TEMP, Accepted, Account, Refused, Verdict
+from gpop.accounts.account import (
+    AUTH,
+    NO_ID,
+    SYS_PERM,
+    SYS_TEMP,
+    Accepted,
+    Account,
+    Refused,
+    Verdict,
+)
 from gpop.accounts.maps.virtualusers import VirtualUsers
 from gpop.accounts.sources import Request, Source, decide
 from gpop.events import place
@@ -185,7 +194,16 @@ def encode(verdict: Verdict) -> bytes:
 def _is_refusal(code: str, reason: str, source: str) -> bool:
     """Whether these fit into a frame to the front."""
     known = code in (AUTH, SYS_TEMP, SYS_PERM)
-    return known and (reason + source).isascii() and len(reason) <= 64 and len(source) <= 32
+    return known and reason.isascii() and len(reason) <= 64 and _is_source(source)
+
+
+def _is_source(source: str) -> bool:
+    return source.isascii() and len(source) <= 32
+
+
+def _are_ids(*numbers: object) -> bool:
+    """Whether these are uids or gids, and not JSON's true, lists, or numbers that no frame holds."""
+    return all(type(number) is int and 0 <= number < NO_ID for number in numbers)
 
 
 def decode(octets: bytes) -> Verdict:
@@ -194,10 +212,11 @@ def decode(octets: bytes) -> Verdict:
         match json.loads(octets):
             case [str(code), str(reason), str(source), str(detail)] if _is_refusal(code, reason, source):
                 return Refused(code, reason, source, detail)
-            case [str(name), int(uid), int(gid), list(groups), str(home), str(maildir), str(source), int(at)]:
+            case [str(name), uid, gid, list(groups), str(home), str(maildir), str(source), int(at)] if (
+                _are_ids(uid, gid, *groups) and _is_source(source)
+            ):
                 paths = home.encode("latin-1"), maildir.encode("latin-1")
-                account = Account(name.encode("latin-1"), uid, gid, tuple(map(int, groups)), *paths)
-                return Accepted(account, source, at)
-    except ValueError:
+                return Accepted(Account(name.encode("latin-1"), uid, gid, tuple(groups), *paths), source, at)
+    except (ValueError, RecursionError):
         return DIED
     return DIED

@@ -319,7 +319,11 @@ class Broker:
         kind = messages.kind_of(octets)
         if kind == messages.SERVE and process.name == "auth" and len(fds) == 2:
             self._reap()
-            self.sessions.serve(octets, fds)
+            try:
+                self.sessions.serve(octets, fds)
+            except messages.BadFrame as error:
+                channel.close_all(fds)
+                self._reject(process, str(error))
         elif kind == messages.READY and not process.ready and not fds:
             process.ready = True
             self._became_ready(process.generation)

@@ -106,7 +106,12 @@ class Sessions:
         return {*self.running, *self.reuse.pids()}
 
     def serve(self, login: bytes, fds: list[int]) -> None:
-        """Start the session of a login that auth accepted, the SERVE frame `login`; takes over `fds`."""
+        """
+        Start the session of a login that auth accepted, the SERVE frame `login`; takes over `fds`.
+
+        Raises:
+            BadFrame: it is none, as far as that is looked at here; `fds` are the caller's.
+        """
         key = messages.maildrop_key(login)
         others = self._by_maildrop.get(key)
         if others and self.reuse.pids():
@@ -180,7 +185,7 @@ class Sessions:
         if login is None:
             return reused
         if status:
-            self._failed(pid, messages.decode(login).fields, status)
+            self._failed(pid, login, status)
         return True
 
     def _freed(self, pid: int) -> None:
@@ -198,7 +203,13 @@ class Sessions:
                 del self._by_maildrop[key]
         return login
 
-    def _failed(self, pid: int, login: dict[str, Any], status: int) -> None:
+    def _failed(self, pid: int, octets: bytes, status: int) -> None:
+        try:
+            login = messages.fields_of(octets, messages.SERVE)
+        except messages.BadFrame as error:
+            # Only the session takes a whole frame apart, and this one could not.
+            self._log.write("frame_rejected", "error", sender="auth", pid=pid, problem=str(error))
+            return
         event, level = FAILURES.get(os.waitstatus_to_exitcode(status), DEATH)
         self._log.write(
             event,

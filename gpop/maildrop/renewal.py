@@ -95,6 +95,8 @@ def renew(folders: Maildir, options: Options, memory: Memory, warnings: Warnings
             except OSError as error:
                 warnings.append(unwritable(error))
         return _Renewal(folders, options, memory, draft, warnings).image()
+    except BadImport as error:  # its checksum is right, and its lines are not: no program of ours wrote it
+        raise importfile.unavailable(error) from error
     finally:
         if draft:
             draft.discard()

@@ -218,9 +218,15 @@ def maildrop_key(octets: bytes) -> bytes:
     Return the octets of a SERVE frame that say whose maildrop it is: uid and path.
 
     The broker needs no more of a login than to tell maildrops apart; the session decodes it.
+
+    Raises:
+        BadFrame: the frame ends before that.
     """
     length_at = HEADER.size + INTEGER.size
-    length: int = LENGTH.unpack_from(octets, length_at)[0]
+    try:
+        length: int = LENGTH.unpack_from(octets, length_at)[0]
+    except struct.error:
+        raise BadFrame(f"{len(octets)} octets are no serve frame") from None
     return octets[HEADER.size : length_at + LENGTH.size + length]
 
 

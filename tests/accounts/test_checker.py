@@ -128,5 +128,13 @@ def test_nonsense_from_a_checker_is_a_fault() -> None:
         b'["joe",1,2,["x"],"/h","/m","pam",0]',
         b'["joe","1",2,[],"/h","/m","pam",0]',
         b'["\\u1234",1,2,[],"/h","/m","pam",0]',
+        # These ended auth, with all logins that it was deciding.
+        b'["joe",1,2,[[3]],"/h","/m","pam",0]',
+        b'["joe",1,2,[1e999],"/h","/m","pam",0]',
+        b'["joe",1,2,[-1],"/h","/m","pam",0]',
+        b'["joe",36893488147419103232,2,[],"/h","/m","pam",0]',
+        b'["joe",true,2,[],"/h","/m","pam",0]',
+        b'["joe",1,2,[],"/h","/m","' + b"s" * 33 + b'",0]',
+        b"[" * 100_000,
     ):
         assert checker.decode(octets) == checker.DIED

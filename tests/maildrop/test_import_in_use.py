@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 
 import pytest
 from hypothesis import given, settings
@@ -197,7 +198,7 @@ def test_an_import_in_the_tick_in_which_it_was_read(store: Store) -> None:
         assert (opened.outcome, opened.reason) == ("refresh", "racy")
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "link", "fifo", "directory"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "forged", "link", "fifo", "directory"])
 def test_a_damaged_import_is_a_fault(store: Store, damage: str) -> None:
     """Never default ids, with a cache or without; and the statcache is left alone."""
     store.deliver_many(2)
@@ -212,6 +213,10 @@ def test_a_damaged_import_is_a_fault(store: Store, damage: str) -> None:
         os.mkfifo(path)
     elif damage == "directory":
         path.mkdir()
+    elif damage == "forged":
+        # The checksum is right, the line is none: that was a fault without a name.
+        body = b"0 a %2E%2Fx\n"
+        path.write_bytes(imported.FORMAT_MARK + b"%08x 1\n" % zlib.crc32(body) + body)
     else:
         path.write_bytes(whole[:-1] if damage == "cut" else b"")
     for _ in range(2):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gpop.pop3.authorization import LOGIN_REFUSED, Authorization
 from gpop.pop3.decisions import Reply, SendListing, SendMessage
-from gpop.pop3.languages import Languages, Speech
+from gpop.pop3.languages import Language, Languages, Speech
 from gpop.pop3.transaction import Transaction
 from gpop.pop3.wire import MAX_REPLY_OCTETS, err, multiline, ok
 from tests.pop3.fake_maildrop import FakeMaildrop
@@ -224,3 +224,9 @@ def test_only_messages_that_are_there_are_looked_into():
     assert transaction.handle(b"RETR 3") == Reply(err("No such message"))
     transaction.handle(b"DELE 2")
     assert transaction.handle(b"RETR 2") == Reply(err("That message is marked as deleted"))
+
+
+def test_a_letter_to_replace_that_is_none_means_nothing():
+    """An "ascii:" line with two letters, or none, before its "=" was an error for the whole session."""
+    language = Language("xx", b"ascii: ab=c  \xc3\xa9=e\nQuit = \xc3\xa9ab\n")
+    assert language.text("Quit", utf8=False) == b"eab"

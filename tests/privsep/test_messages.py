@@ -88,3 +88,10 @@ def test_a_frame_shows_no_field_in_its_repr():
     """A login frame in a log or a traceback must not show the password."""
     frame = messages.Frame(messages.LOGIN, {"password": b"secret-word"})
     assert "secret-word" not in repr(frame)
+
+
+def test_a_serve_frame_that_ends_before_its_path_is_refused():
+    """The broker takes only the maildrop's key from it, which ended the broker with a struct.error."""
+    for length in range(messages.HEADER.size + messages.KEY_PATH_AT):
+        with pytest.raises(messages.BadFrame):
+            messages.maildrop_key(bytes(length))

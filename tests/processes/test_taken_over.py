@@ -298,6 +298,22 @@ def test_a_front_keeps_no_password_for_the_length_of_a_session(front):
 # A front
 
 
+def _control_fd(pid: int) -> int:
+    arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    return next(int(word.partition("=")[2]) for word in arguments if "--control-fd" in word)
+
+
+def _taken(pid: int, fd: int) -> socket.socket:
+    """A copy of a process' socket."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    pidfd = os.pidfd_open(pid)
+    taken = libc.syscall(SYS_PIDFD_GETFD, pidfd, fd, 0)
+    os.close(pidfd)
+    if taken < 0:
+        raise OSError(ctypes.get_errno(), "pidfd_getfd")
+    return socket.socket(fileno=taken)
+
+
 class Captured:
     """The descriptors of a stopped front: its control channel and its way to auth."""
 
@@ -307,23 +323,13 @@ class Captured:
         wait_until(lambda: not server.pids("session"))
         (self.pid,) = server.pids("front")
         os.kill(self.pid, signal.SIGSTOP)
-        arguments = Path(f"/proc/{self.pid}/cmdline").read_text().split("\0")
-        control = next(int(word.partition("=")[2]) for word in arguments if "--control-fd" in word)
-        self.control = self._take(control)
+        control = _control_fd(self.pid)
+        self.control = _taken(self.pid, control)
         folder = Path(f"/proc/{self.pid}/fd")
         sockets = [int(fd.name) for fd in folder.iterdir() if os.readlink(fd).startswith("socket:")]
-        others = [self._take(fd) for fd in sockets if fd != control]
+        others = [_taken(self.pid, fd) for fd in sockets if fd != control]
         # Among those the channel of a session that has just ended may still be; that one is the front's own.
         (self.logins,) = [sock for sock in others if _made_by(sock) == server.process.pid]
-
-    def _take(self, fd: int) -> socket.socket:
-        libc = ctypes.CDLL(None, use_errno=True)
-        pidfd = os.pidfd_open(self.pid)
-        taken = libc.syscall(SYS_PIDFD_GETFD, pidfd, fd, 0)
-        os.close(pidfd)
-        if taken < 0:
-            raise OSError(ctypes.get_errno(), "pidfd_getfd")
-        return socket.socket(fileno=taken)
 
     def login(self, stream: socket.socket, session_channel: socket.socket, **changes: object) -> None:
         """Send auth a login with these descriptors."""
@@ -587,3 +593,29 @@ def test_a_lingering_stream_does_not_stop_auth(captured):
     captured.server.pop(timeout_s=5).quit()
     for sock in (ours, client):
         sock.close()
+
+
+# Auth
+
+
+@needs_root
+@pytest.mark.parametrize("octets", [4, 13, 40])
+def test_a_serve_frame_cut_short_does_not_end_the_broker(make_server, octets):
+    """It takes no more of a frame than it needs, and found out too late that there was not even that."""
+    server = make_server()
+    (auth,) = server.pids("auth")
+    whole = messages.encode(
+        messages.SERVE, uid=1, maildir=b"/nowhere", login_id=1, account=b"a", gid=1, groups=[], home=b"/",
+        peer="", received_ms=0, removal="", dialogue=0, utf8=0, language="",
+    )  # fmt: skip
+    client, stream = _tcp_pair()
+    ours, theirs = channel.pair()
+    control = _taken(auth, _control_fd(auth))
+    channel.send(control, whole[:octets], [stream.fileno(), theirs.fileno()])
+    for each in (control, client, stream, ours, theirs):
+        each.close()
+    assert server.wait_for_event("frame_rejected")["sender"] == "auth"
+    if octets < 14:
+        wait_until(lambda: server.pids("auth") not in ([], [auth]))
+    server.pop().quit()
+    assert server.process.poll() is None
