@@ -49,6 +49,7 @@ setup(
         "migration": ["rich>=13.5"],  # the progress bar of gpop uidl
         "report": ["duckdb>=2.0", "rich>=13.5"],  # gpop report
         "loadtest": ["locust>=2.24"],
+        "fuzz": ["atheris>=2.3"],  # ./dev fuzz, guided by what is reached; without it hypothesis does it
         "bench": ["matplotlib>=3.6"],  # for the plot of loadtest.bench, and nothing else
         "dev": [
             *("duckdb>=2.0", "lmdb>=1.4", "locust>=2.24", "prometheus-client>=0.20", "rich>=13.5"),
