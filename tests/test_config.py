@@ -806,3 +806,21 @@ def test_lmdb_needs_its_package(write: Write, tmp_path: Path, monkeypatch: pytes
     assert ["pip install 'gpop[maps]'" in each.text for each in found.errors if "virtual" in each.key] == [
         True
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a = " + "[" * 3000 + "]" * 3000, "nested deeper than can be read"),
+        ("a = " + "{b=" * 900 + "1" + "}" * 900, "nested deeper than can be read"),
+        ("a." * 3000 + "b = 1", "unknown setting"),
+        ("[server]\nfronts = " + "9" * 5000, "more digits than can be read"),
+        ("[server]\nfronts = 0x" + "f" * 5000, "expected"),
+        ("[session]\nlock_wait_s = " + "9" * 400, "expected"),
+    ],
+    ids=["array", "table", "key", "decimal", "hexadecimal", "beyond a float"],
+)
+def test_what_is_too_deep_or_too_large_is_a_problem_in_words(write: Write, text: str, words: str) -> None:
+    """Each of these was a traceback: Python has limits of its own for nesting and for numbers."""
+    found = reading.read(write(text + "\n"))
+    assert any(words in problem.text for problem in found.errors)

@@ -20,6 +20,8 @@ from gpop.accounts.maps.mapname import TYPES, MapName
 from gpop.accounts.names import ANY_ADDRESS
 
 MAX_PORT = 65535
+# Of a value, in a message about it.
+LONGEST_VALUE = 100
 
 
 class NotAcceptable(ValueError):
@@ -72,7 +74,9 @@ class Seconds:
         return f"a number of seconds from {self.low:g} to {self.high:g}"
 
     def check(self, value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise NotAcceptable
+        if isinstance(value, float) and not math.isfinite(value):  # an int may be too large to ask this of
             raise NotAcceptable
         if not self.low <= value <= self.high:
             raise NotAcceptable
@@ -210,7 +214,7 @@ class DomainOfAddress:
         checked: dict[str, str] = {}
         for address, domain in value.items():
             if not isinstance(domain, str) or not re.fullmatch(DOMAIN_PATTERN, domain):
-                raise NotAcceptable(f"{json.dumps(domain, default=str)} is no domain")
+                raise NotAcceptable(f"{as_written(domain)} is no domain")
             try:
                 key = address if address == ANY_ADDRESS else str(ipaddress.ip_address(address))
             except ValueError:
@@ -248,3 +252,14 @@ def did_you_mean(word: object, candidates: Sequence[str]) -> str:
     """Return `did you mean "..."?` for the candidate closest to `word`, or nothing."""
     close = difflib.get_close_matches(str(word), candidates, n=1)
     return f"did you mean {json.dumps(close[0])}?" if close else ""
+
+
+def as_written(value: object) -> str:
+    """Return a value roughly as it stands in TOML, on one line of bounded length."""
+    if value is None:
+        return ""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except (RecursionError, ValueError):
+        return "..."  # nested too deeply, or a number of more digits than Python writes
+    return text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "..."

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 import ipaddress
-import json
 import marshal
 import os
 import re
@@ -37,7 +36,7 @@ from gpop.config import (
     SessionSettings,
     toml_lines,
 )
-from gpop.config.kinds import Kind, ListOf, NotAcceptable, did_you_mean
+from gpop.config.kinds import Kind, ListOf, NotAcceptable, as_written, did_you_mean
 from gpop.config.settings import SECTIONS, SETTING_OF_KEY, SETTINGS, SOURCE_TYPE, SOURCES, Setting
 
 
@@ -122,7 +121,7 @@ class Reading:
         self.warnings.append(Problem(path, line, "", "", text))
 
     def _problem(self, where: toml_lines.Path, text: str, value: object) -> Problem:
-        written = _as_written(value)
+        written = as_written(value)
         if written and where not in self._lines:
             written += " (the default)"
         return Problem(self.path, self._line_of(where), _dotted(where), written, text)
@@ -140,6 +139,7 @@ class Reading:
         try:
             text = _text_of(self.path)
             document = tomllib.loads(text)
+            self._lines = toml_lines.lines_of(text)
         except OSError as error:
             self._give_up(0, f"cannot be read: {error.strerror}")
         except UnicodeDecodeError as error:
@@ -148,8 +148,11 @@ class Reading:
             self._give_up(line, f"octet 0x{octet:02x} is not UTF-8, which TOML is written in")
         except tomllib.TOMLDecodeError as error:
             self._give_up(*_explain_syntax(str(error), text))
+        except RecursionError:
+            self._give_up(0, "arrays or tables are nested deeper than can be read")
+        except ValueError:  # Python's own limit, of some 4,000
+            self._give_up(0, "a number in it has more digits than can be read")
         else:
-            self._lines = toml_lines.lines_of(text)
             return document
         return None
 
@@ -349,17 +352,6 @@ def _dotted(where: toml_lines.Path) -> str:
     """("accounts", "sources", 0, "path") as an administrator counts: accounts.sources[1].path"""
     words = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in where)
     return words.removeprefix(".")
-
-
-LONGEST_VALUE = 100
-
-
-def _as_written(value: object) -> str:
-    """A value roughly as it stands in TOML, on one line of bounded length."""
-    if value is None:
-        return ""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "..."
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -142,7 +142,7 @@ def _finish(turn: _Turn, failed: str) -> Report:
         return {"failed": failed}
     try:
         report = json.loads(turn.octets)
-    except ValueError:
+    except (ValueError, RecursionError):
         report = None
     if not isinstance(report, dict):
         code = os.waitstatus_to_exitcode(status)

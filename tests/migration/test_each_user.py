@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpop.migration import each_user
+from gpop.migration import each_user, journal
 from gpop.migration.each_user import Report, for_each
 from tests.serving import wait_until
 
@@ -93,3 +93,11 @@ def test_whoever_stops_asking_ends_them() -> None:
 def _children() -> str:
     with open(f"/proc/self/task/{os.getpid()}/children") as file:
         return file.read()
+
+
+def test_a_journal_of_brackets_is_no_journal(tmp_path: Path) -> None:
+    """JSON nested deeper than Python follows is a line that says nothing, as any other; it was a traceback."""
+    path = tmp_path / "journal"
+    path.write_bytes(b"[" * 50_000 + b"\n")
+    with pytest.raises(journal.JournalNotUsable, match="no journal at all"):
+        journal.Journal(str(path), {}, again=False)
