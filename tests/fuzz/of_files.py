@@ -261,6 +261,14 @@ _CONVERSATION = (
 )
 _JOURNAL = b'{"gpop_uidl_journal": 1, "format": "dovecot"}\n{"done": "ann"}\n{"do'
 _CONFIGS = [path.read_bytes()[:3000] for path in sorted(CONF.rglob("*.toml"))]
+_ODD_CONFIGS = [
+    b'[server]\nlisten = ["127.0.0.1:110"]\n[[accounts.sources]]\ntype = "pam"\n',
+    b"a = " + b"[" * 3000 + b"]" * 3000,
+    b"a." * 3000 + b"b = 1\n",
+    b"[server]\nfronts = 0x" + b"f" * 5000 + b"\n",
+    b"[server]\nfronts = " + b"9" * 5000 + b"\n",
+    b"[session]\nlock_wait_s = " + b"9" * 400 + b"\n",
+]
 _DATABASES = {
     kind: [path.read_bytes() for path in BERKELEY if path.stem.startswith(kind)] for kind in ("hash", "btree")
 }
@@ -271,11 +279,11 @@ TARGETS = (
     target(user_settings_file, [_SETTINGS, b"ann pop3=on dialogue_until=0001-01-01T00:00:00+23:59\n"]),
     target(login_name, [b"joe", b"a%b@X.example", b"joe@", b"@", b"J\xff/example.org", "É@É".encode()]),
     target(map_text, _TEXTS),
-    target(map_hash, _DATABASES["hash"], examples=25),
-    target(map_btree, _DATABASES["btree"], examples=25),
-    target(map_cdb, [_CDB], examples=25),
+    target(map_hash, _DATABASES["hash"], examples=40),
+    target(map_btree, _DATABASES["btree"], examples=40),
+    target(map_cdb, [_CDB], examples=40),
     target(
-        config, [*_CONFIGS, b'[server]\nlisten = ["127.0.0.1:110"]\n[[accounts.sources]]\ntype = "pam"\n'], 25
+        config, [*_CONFIGS, *_ODD_CONFIGS], 25
     ),
     target(dovecot_uidlist, _UIDLISTS),
     target(courier_list, [_COURIER]),
@@ -284,6 +292,6 @@ TARGETS = (
         uidl_format, [name.encode() for name in (*WELL_KNOWN, *WELL_KNOWN.values(), "%{uid | hex(8)}-%Mf%%")]
     ),
     target(header_id, [*messages(), b"X-UIDL: a\nx-uidl: a\n\n", b"Date: x\r\nReceived: y\r\n z\r\n\r\n"]),
-    target(old_server, [_CONVERSATION, b"-ERR\r\n", b"+OK\r\n-ERR\r\n"], examples=25),
-    target(import_journal, [_JOURNAL, b"", _JOURNAL + b"\n"], examples=25),
+    target(old_server, [_CONVERSATION, b"-ERR\r\n", b"+OK\r\n-ERR\r\n"], examples=40),
+    target(import_journal, [_JOURNAL, b"", _JOURNAL + b"\n", b"[" * 50_000 + b"\n"], examples=40),
 )

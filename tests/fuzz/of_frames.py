@@ -202,5 +202,5 @@ TARGETS = (
         ],
     ),
     target(request, [_GET, b"HEAD /health HTTP/1.0\r\n\r\n", _GET[:30]]),
-    target(metrics, [b"\1\0\0\0", b"\2" + b"\x29\0\xff" * 4, b"\3", b"\xff" + _TALLIES[1][:64]], examples=25),
+    target(metrics, [b"\1\0\0\0", b"\2" + b"\x29\0\xff" * 4, b"\3", b"\xff" + _TALLIES[1][:64]], examples=40),
 )

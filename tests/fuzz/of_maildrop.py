@@ -237,8 +237,8 @@ _RECORD = retention.render({b"1700000000.a": 1700000000, b"UID1-7": 0})
 
 TARGETS = (
     target(cache_image, [*with_switches(_PATCHES, 0, 2), *with_switches([IMAGE], 1, 3)]),
-    target(statcache_in_use, [*with_switches(_PATCHES, 0, 2, 6), *with_switches([IMAGE], 3, 7)], examples=25),
+    target(statcache_in_use, [*with_switches(_PATCHES, 0, 2, 6), *with_switches([IMAGE], 3, 7)], examples=40),
     target(unique_ids, [_IDS, *with_switches(_BODIES, 0xFF)]),
-    target(unique_ids_in_use, [_IDS, *with_switches(_BODIES, 0xFF), b""], examples=25),
+    target(unique_ids_in_use, [_IDS, *with_switches(_BODIES, 0xFF), b""], examples=40),
     target(retrieved, [_RECORD, b"\xff" + _RECORD.partition(b"\n")[2]]),
 )

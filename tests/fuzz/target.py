@@ -37,7 +37,7 @@ class Target:
     name: str
     run: Callable[[bytes], None]
     seeds: tuple[bytes, ...]
-    examples: int = 60
+    examples: int = 100
 
     @property
     def invariant(self) -> str:
@@ -50,7 +50,7 @@ class Target:
         return [*self.seeds, *(path.read_bytes() for path in kept)]
 
 
-def target(run: Callable[[bytes], None], seeds: Iterable[bytes], examples: int = 60) -> Target:
+def target(run: Callable[[bytes], None], seeds: Iterable[bytes], examples: int = 100) -> Target:
     """Return the target that `run` is, under its own name."""
     return Target(run.__name__, run, tuple(dict.fromkeys(seeds)), examples)
 

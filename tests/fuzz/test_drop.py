@@ -13,7 +13,7 @@ def test_sessions_are_what_the_model_says() -> None:
     Deliveries, renames, removals, two clients: numbers stay, only QUIT removes, nothing is lost or
     doubled.
     """
-    run_state_machine_as_test(Drop, settings=options(40, 40))
+    run_state_machine_as_test(Drop, settings=options(50, 50))
 
 
 def test_sessions_of_real_processes_are_what_the_model_says() -> None:
@@ -21,6 +21,6 @@ def test_sessions_of_real_processes_are_what_the_model_says() -> None:
     site = Site(accounts=1, session__lock_wait_s=0.0)
     try:
         with Server(site) as OverTcp.server:
-            run_state_machine_as_test(RealDrop, settings=options(3, 30))
+            run_state_machine_as_test(RealDrop, settings=options(4, 40))
     finally:
         site.remove()

@@ -32,3 +32,18 @@ def test_every_target_says_what_holds() -> None:
     for target in TARGETS.values():
         assert target.invariant.endswith(".") and 40 < len(target.invariant) < 160, target.name
     assert {path.name for path in CORPUS.iterdir() if path.is_dir()} <= TARGETS.keys()
+
+
+def test_a_planted_fault_is_found() -> None:
+    """A passwd-file reader that forgets one check does not live through the short form."""
+
+    def planted(octets: bytes) -> None:
+        """A user id is a number, which the reader forgets to check."""
+        for line in octets.split(b"\n"):
+            fields = line.split(b":")
+            if len(fields) > 5:
+                int(fields[2])
+
+    target = Target("planted", planted, TARGETS["passwd_file"].seeds)
+    with pytest.raises(ValueError, match="invalid literal"):
+        by_hypothesis.property_of(target, 300)()
