@@ -323,7 +323,7 @@ class Broker:
                 self.sessions.serve(octets, fds)
             except messages.BadFrame as error:
                 channel.close_all(fds)
-                self._reject(process, str(error))
+                self.reject(process, str(error))
         elif kind == messages.READY and not process.ready and not fds:
             process.ready = True
             self._became_ready(process.generation)

@@ -281,7 +281,8 @@ def _check_cleartext(reading: Reading) -> None:
     values = reading.values
     trusted = [ipaddress.ip_network(each) for each in values["trusted_networks"]]
     elsewhere = values["cleartext"] == "trusted" and not all(each.is_loopback for each in trusted)
-    if values["tls_certificates"] or values["cleartext"] == "always" or elsewhere or values["xclient_networks"]:
+    anywhere = values["cleartext"] == "always" or values["xclient_networks"]
+    if values["tls_certificates"] or anywhere or elsewhere:
         return
     for where, address in reading.elements["listen"]:
         loopback = ipaddress.ip_address(address.rpartition(":")[0].strip("[]")).is_loopback

@@ -96,7 +96,7 @@ def _children() -> str:
 
 
 def test_a_journal_of_brackets_is_no_journal(tmp_path: Path) -> None:
-    """JSON nested deeper than Python follows is a line that says nothing, as any other; it was a traceback."""
+    """JSON nested deeper than Python follows is a line that says nothing; it was a traceback."""
     path = tmp_path / "journal"
     path.write_bytes(b"[" * 50_000 + b"\n")
     with pytest.raises(journal.JournalNotUsable, match="no journal at all"):
