@@ -36,8 +36,9 @@ def anchors(path: Path) -> set[str]:
 def test_the_rule_for_anchors(tmp_path: Path) -> None:
     """Signs go, blanks become hyphens, and what looks like a heading in code is none."""
     page = tmp_path / "page.md"
-    headings = "# Is it well?\n\n## `gpop` who's, [here](x.md)\n\n## 1. One\n# 1 one\n"
-    page.write_text(headings + "```\n# no\n```\n    # no\n")
+    page.write_text(
+        "# Is it well?\n\n## `gpop` who's, [here](x.md)\n\n```\n# no\n```\n    # no\n## 1. One\n# 1 one\n"
+    )
     assert anchors(page) == {"is-it-well", "gpop-whos-here", "1-one", "1-one-1"}
 
 
@@ -50,7 +51,11 @@ def test_links_lead_somewhere(path: Path) -> None:
             continue
         place, _, anchor = link.partition("#")
         target = (path.parent / unquote(place)).resolve() if place else path
-        if not target.is_relative_to(ROOT) or not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
+        if (
+            not target.is_relative_to(ROOT)
+            or not target.exists()
+            or (anchor and target.suffix == ".md" and anchor not in anchors(target))
+        ):
             dead.append(link)
     assert not dead
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import poplib
+import re
 import shutil
 import site
 import subprocess
@@ -124,3 +125,20 @@ def test_pipx_installs_it(wheel: Path, tmp_path: Path) -> None:
     output_of("pipx", "install", wheel, **places)
     assert output_of(tmp_path / "BIN_DIR" / "gpop", "--version") == f"gpop {__version__}\n"
     assert "passwd-file" in output_of(tmp_path / "BIN_DIR" / "gpop", "passwd", "--help")
+
+
+def test_the_debian_package_finds_what_it_takes() -> None:
+    """
+    ops/debian/build is run by who wants a package, not here; but each file that it copies is there, and each
+    line that it changes.
+    """
+    script = (ROOT / "ops" / "debian" / "build").read_text("utf-8")
+    named = set(re.findall(r"\$top/((?:conf|ops|gpop)/[\w./-]+\w)", script))
+    assert len(named) > 8
+    assert not [name for name in named if not (ROOT / name).exists()]
+    changed = re.findall(r'^replace "\$\w+/(\S+)" (?:"(.+?[^\\])"|(\S+)) ', script, re.MULTILINE)
+    assert len(changed) == 4
+    for path, quoted, plain in changed:
+        folder = "ops/fail2ban/jail.d" if "jail.d" in path else "conf"
+        source = ROOT / folder / Path(path).name
+        assert (quoted.replace("\\`", "`") or plain) in source.read_text("utf-8"), path

@@ -280,9 +280,10 @@ def _check_cleartext(reading: Reading) -> None:
     """Whether an address that others can reach is one where they can log in."""
     values = reading.values
     trusted = [ipaddress.ip_network(each) for each in values["trusted_networks"]]
-    elsewhere = values["cleartext"] == "trusted" and not all(each.is_loopback for each in trusted)
-    anywhere = values["cleartext"] == "always" or values["xclient_networks"]
-    if values["tls_certificates"] or anywhere or elsewhere:
+    allowed = values["cleartext"] == "always" or (
+        values["cleartext"] == "trusted" and not all(each.is_loopback for each in trusted)
+    )
+    if values["tls_certificates"] or values["xclient_networks"] or allowed:
         return
     for where, address in reading.elements["listen"]:
         loopback = ipaddress.ip_address(address.rpartition(":")[0].strip("[]")).is_loopback
