@@ -486,8 +486,9 @@ def _descriptors(pid: int) -> int:
 
 
 def _private_kib(pid: int) -> int:
+    # Clean pages are a file's: they are private or shared as another gpop of the same files comes and goes.
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in rollup if line.startswith("Private_"))
+    return sum(int(line.split()[1]) for line in rollup if line.startswith("Private_Dirty"))
 
 
 def _blocked(pid: int) -> bool:
