@@ -10,6 +10,7 @@ import hashlib
 import os
 import stat
 import time
+from abc import ABC, abstractmethod
 
 from gpop.accounts.account import SourceUnavailable
 
@@ -27,7 +28,7 @@ def signature(status: os.stat_result) -> Signature:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-class RereadFile:
+class RereadFile(ABC):
     """
     The file at `path`, read again whenever it changed (`refresh`).
 
@@ -48,9 +49,9 @@ class RereadFile:
         self._signature: Signature | None = None
         self._read_again_at = 0.0
 
+    @abstractmethod
     def take_in(self, octets: bytes, mode: int) -> None:
         """Replace what was known by what the file says now; `mode` is that of its status."""
-        raise NotImplementedError
 
     def refresh(self) -> bool:
         """Read the file again if it changed; say whether anything is new, a fault included."""
