@@ -7,7 +7,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -45,6 +45,11 @@ def scripted(*answers: bytes, is_killed: bool = False) -> Iterator[tuple[Client,
             for answer in answers:
                 commands.readline()
                 connection.sendall(answer)
+            # Closed with a command in it that nobody has read, it would answer with a reset.
+            with suppress(OSError):  # the client leaves with one, too
+                connection.shutdown(socket.SHUT_WR)
+                while commands.readline():
+                    pass
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = threading.Thread(target=serve, args=(listening,))
