@@ -44,6 +44,9 @@ logger = logging.getLogger("loadtest")
 STOP_TIMEOUT_S = 45
 # How long the master waits for workers beyond that: they have all their Maildirs to look at.
 RECKONING_S = 300
+# How long the master waits until every worker has its part, and how often it says what the part is.
+SHARE_S = 60
+SHARE_EVERY_S = 0.1
 # A server that is down fails without end; locust keeps every text, and the first ones say it all.
 FAILURES_TOLD = 200
 
@@ -235,6 +238,7 @@ class Worker:
 
     def _take_share(self, msg: Any, **_: object) -> None:
         self._share = msg.data
+        self._runner.send_message("share taken")
 
     def _begin(self, **_: object) -> None:
         self._part.begin(**self._share)
@@ -258,17 +262,32 @@ class Master:
         self._environment = environment
         self._runner = runner
         self._expected: set[str] = set()
+        self._has_share: set[str] = set()
         self._counted: dict[str, dict[str, Any] | None] = {}
+        runner.register_message("share taken", self._take_taken)
         runner.register_message("counted", self._take_count)
         environment.events.test_start.add_listener(self._share_out)
         environment.events.test_stopping.add_listener(self._gather)
         environment.events.test_stop.add_listener(self._write)
 
     def _share_out(self, **_: object) -> None:
+        """
+        Give each worker its part, before locust sends users to it.
+
+        Locust counts a worker as ready before it has executed its locustfile to the end, and such a
+        worker drops the message: it is sent until there is an answer.
+        """
         workers = [worker.id for worker in self._runner.clients.all]
-        self._expected, self._counted = set(workers), {}
-        for number, worker in enumerate(workers):
-            self._runner.send_message("share", {"part": number, "of": len(workers)}, worker)
+        self._expected, self._has_share, self._counted = set(workers), set(), {}
+        deadline = time.monotonic() + SHARE_S
+        while self._expected - self._has_share and time.monotonic() < deadline:
+            for number, worker in enumerate(workers):
+                if worker not in self._has_share:
+                    self._runner.send_message("share", {"part": number, "of": len(workers)}, worker)
+            gevent.sleep(SHARE_EVERY_S)
+
+    def _take_taken(self, msg: Any, **_: object) -> None:
+        self._has_share.add(msg.node_id)
 
     def _take_count(self, msg: Any, **_: object) -> None:
         self._counted[msg.node_id] = msg.data
