@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gpop.config import SessionSettings
     from gpop.events import Log
     from gpop.maildrop.opening import Options
+    from gpop.privsep.confinement import Filter
 
     Identity = tuple[int, int, tuple[int, ...]]
 
@@ -61,6 +62,7 @@ class Reuse:
 
     __slots__ = (
         "_below",
+        "_filter",
         "_free",
         "_freed",
         "_log",
@@ -92,11 +94,13 @@ class Reuse:
         self.ending = 0
         self._settings: SessionSettings
         self._options: Options
+        self._filter: Filter
 
-    def adopt(self, settings: SessionSettings, options: Options) -> None:
+    def adopt(self, settings: SessionSettings, options: Options, filter: Filter) -> None:
         """Take over settings; processes that have others end, those with a login after it."""
         self.end()
         self._settings, self._options, self._most_logins = settings, options, MOST_LOGINS
+        self._filter = filter
         self._below = os.fsencode(settings.reuse_below + "/") if settings.reuse_below else b""
 
     def is_for(self, key: bytes) -> bool:
@@ -136,7 +140,15 @@ class Reuse:
         try:
             pid = os.fork()
             if pid == 0:
-                session.run_again(login, fds[0], fds[1], theirs.fileno(), self._settings, self._options)
+                session.run_again(
+                    login,
+                    fds[0],
+                    fds[1],
+                    theirs.fileno(),
+                    self._settings,
+                    self._options,
+                    self._filter.enter,
+                )
         except OSError:
             ours.close()
             raise

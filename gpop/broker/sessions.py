@@ -15,6 +15,7 @@ from gpop import signals
 from gpop.broker.reuse import Reuse
 from gpop.events import Log
 from gpop.privsep import channel, messages
+from gpop.privsep.confinement import Filter
 from gpop.session import session
 
 TYPE_CHECKING = False
@@ -54,7 +55,7 @@ class Sessions:
 
     Attributes:
         running: the SERVE frame of each by its pid.
-        settings, options: what the next one gets.
+        settings, options, filter: what the next one gets.
         reuse: the processes that serve one login after another, where there are such.
     """
 
@@ -65,6 +66,7 @@ class Sessions:
         "_log",
         "_max_per_account",
         "_tally",
+        "filter",
         "options",
         "reuse",
         "running",
@@ -88,6 +90,7 @@ class Sessions:
         self.reuse = Reuse(log, watch, unwatch, self._freed)
         self.settings: SessionSettings
         self.options: Options
+        self.filter: Filter
 
     def adopt(self, settings: SessionSettings, max_per_account: int, boot_id: bytes) -> None:
         """Take over settings for the sessions to come."""
@@ -95,7 +98,8 @@ class Sessions:
         self._max_per_account = max_per_account
         # There is no /proc in a session's jail to read the boot id from.
         self.options = session.maildrop_options(settings, boot_id)
-        self.reuse.adopt(settings, self.options)
+        self.filter = Filter(settings.session_calls)
+        self.reuse.adopt(settings, self.options, self.filter)
 
     def count_in(self, tally: Tally) -> None:
         """Count forks, and what they take, from here on."""
@@ -165,11 +169,11 @@ class Sessions:
 
     def _fork(self, login: bytes, fds: list[int]) -> int:
         # What a session needs is looked up here, where it has been looked up before.
-        run, settings, options = session.run, self.settings, self.options
+        run, settings, options, confine = session.run, self.settings, self.options, self.filter.enter
         before = time.monotonic_ns()
         pid = os.fork()
         if pid == 0:
-            run(login, fds[0], fds[1], settings, options)
+            run(login, fds[0], fds[1], settings, options, confine)
         if self._tally is not None:
             # The parent's part: so long nobody else's login is looked at.
             self._tally.observe(self._fork_at, (time.monotonic_ns() - before) // 1000)

@@ -19,7 +19,7 @@ class BrokerSettings:
     """
     What the broker needs.
 
-    At run time a process gets the fields as plain values out of JSON; the class is what they are
+    At run time a process gets the fields as plain values out of marshal; the class is what they are
     checked against. That is why lists are lists here, and sources are plain dicts.
     """
 
@@ -48,6 +48,7 @@ class BrokerSettings:
 class FrontSettings:
     """What a front needs."""
 
+    service_calls: bytes  # a seccomp filter, b"" for none
     user: str
     run_dir: str
     hostname: str
@@ -113,6 +114,7 @@ class AuthSettings:
 class MetricsSettings:
     """What the metrics process needs."""
 
+    service_calls: bytes
     user: str
     run_dir: str
     metrics_listen: list[str]
@@ -123,6 +125,7 @@ class MetricsSettings:
 class SessionSettings:
     """What a session needs."""
 
+    session_calls: bytes  # a seccomp filter, b"" for none
     autologout_s: float
     jail: str
     lock: bool
@@ -180,7 +183,7 @@ class Config:
     warnings: list[Problem] = field(default_factory=list)
 
     def as_plain(self) -> dict[str, dict[str, Any]]:
-        """The settings as JSON knows them: one object per process, "broker", "front", "auth", and so on."""
+        """The settings as marshal knows them: a dict per process, "broker", "front", "auth", and so on."""
         return {name: asdict(getattr(self, name)) for name in PROCESSES}
 
 

@@ -40,6 +40,7 @@ def check(reading: Reading) -> None:
     else:
         _check_ports(reading)
     _check_certificates(reading)
+    _make_filters(reading)
     _check_user_settings(reading)
     _check_log(reading)
     if reading.values["metrics_listen"] and importlib.util.find_spec("prometheus_client") is None:
@@ -132,6 +133,19 @@ def _first_unprivileged_port() -> int:
             return int(file.read())
     except OSError:
         return 1024
+
+
+def _make_filters(reading: Reading) -> None:
+    if not reading.values["seccomp"]:
+        return
+    # Brings in ctypes, which the broker must never load.
+    from gpop.config import seccomp
+
+    values = reading.values
+    try:
+        values["session_calls"], values["service_calls"] = seccomp.filters()
+    except seccomp.FiltersUnavailable as error:
+        reading.warn(("server", "seccomp"), f"no process is confined that way: {error}", True)
 
 
 def _check_certificates(reading: Reading) -> None:

@@ -83,7 +83,9 @@ class Reading:
         self.warnings: list[Problem] = []
         self.values: dict[str, Any] = {each.field: copy.copy(each.default) for each in SETTINGS}
         self.values["sources"] = []
-        self.values["certificate_ends"] = {}  # what the machine says of tls.certificates
+        # What the machine says of tls.certificates, and of server.seccomp.
+        self.values["certificate_ends"] = {}
+        self.values["session_calls"] = self.values["service_calls"] = b""
         # The good elements of lists with their places, for checks that compare them.
         self.elements: dict[str, list[tuple[toml_lines.Path, Any]]] = {
             each.field: [((*each.key.split("."), index), value) for index, value in enumerate(each.default)]

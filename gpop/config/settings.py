@@ -218,6 +218,15 @@ SETTINGS: tuple[Setting, ...] = (
         "themselves, and take any address for their own.",
     ),
     Setting(
+        "server.seccomp",
+        True,
+        Flag(),
+        "Sessions, fronts and the metrics process may make only the system calls that they need. Needs "
+        "libseccomp2.",
+        "false: one that was taken over can start programs, reach the network and try the kernel's weak "
+        "spots.",
+    ),
+    Setting(
         "server.grace_time_s",
         30,
         Seconds(0),

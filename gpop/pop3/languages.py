@@ -37,9 +37,7 @@ class Language:
                 self._name = line.removeprefix("name: ")
             elif line.startswith("ascii: "):
                 pairs = [pair.partition("=") for pair in line.removeprefix("ascii: ").split(" ")]
-                self._ascii = {
-                    ord(letter): instead for letter, _, instead in pairs if len(letter) == 1
-                }
+                self._ascii = {ord(letter): instead for letter, _, instead in pairs if len(letter) == 1}
             elif equals and not line.startswith("#"):
                 self._texts[english] = translation
 

@@ -73,6 +73,7 @@ def run(
     channel_fd: int,
     settings: SessionSettings,
     options: opening.Options,
+    confine: Callable[[], object],
     enter: Enter = enter,
     closerange: Callable[[int, int], object] = os.closerange,
     end: Callable[[int], object] = os._exit,
@@ -81,8 +82,9 @@ def run(
     Be the session of a login, the SERVE frame in `octets`, in a process just forked; never returns.
 
     Takes over both descriptors. The exit status is 0 if the front was told how it ended,
-    else one of EXIT_…; the broker logs those. What can't be taken back is in the last three
-    parameters: giving up root, closing others' descriptors, and the end. `rehearsal` has other ones.
+    else one of EXIT_…; the broker logs those. What can't be taken back is in the last four
+    parameters: giving up system calls, giving up root, closing others' descriptors, and the end.
+    `rehearsal` has other ones.
     """
     status = 1
     try:
@@ -92,7 +94,7 @@ def run(
         closerange(3, low)
         closerange(low + 1, high)
         closerange(high + 1, 1 << 20)
-        status, _, _ = _session(octets, client, channel_fd, settings, options, enter)
+        status, _, _ = _session(octets, client, channel_fd, settings, options, enter, confine)
     finally:
         end(status)
 
@@ -104,6 +106,7 @@ def run_again(
     control_fd: int,
     settings: SessionSettings,
     options: opening.Options,
+    confine: Callable[[], object],
 ) -> None:
     """
     Be the session of a login, as `run`, then of others that come on `control_fd`; never returns.
@@ -120,9 +123,11 @@ def run_again(
             last = fd
         os.closerange(last + 1, 1 << 20)
         control = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, control_fd)
-        store = _Store(settings)
+        store = _Store(settings, confine)
         while True:
-            status, stream, report = _session(octets, client, channel_fd, settings, options, store.enter)
+            status, stream, report = _session(
+                octets, client, channel_fd, settings, options, store.enter, store.confine
+            )
             stream.close()
             report.close()
             # What came too late for the session is none of the next one's business.
@@ -145,10 +150,12 @@ def _kib() -> int:
 class _Store:
     """The store that a reused process serves: entered once, for good; all its Maildirs lie below."""
 
-    __slots__ = ("_below", "_identity", "_jailed")
+    __slots__ = ("_below", "_confine", "_confined", "_identity", "_jailed")
 
-    def __init__(self, settings: SessionSettings) -> None:
+    def __init__(self, settings: SessionSettings, confine: Callable[[], object]) -> None:
         self._below = os.fsencode(settings.reuse_below)
+        self._confine = confine
+        self._confined = False
         self._jailed = False
         self._identity: tuple[Any, ...] | None = None
 
@@ -172,6 +179,12 @@ class _Store:
             login["uid"], self._seen(login["home"]), self._seen(login["maildir"])
         )
 
+    def confine(self) -> None:
+        """Give up system calls, once for all logins: a second filter would be asked at each call as well."""
+        if not self._confined:
+            self._confine()
+            self._confined = True
+
     def _seen(self, path: bytes) -> bytes:
         """The path as it is in here."""
         return path[len(self._below) :] if self._jailed and path.startswith(self._below + b"/") else path
@@ -184,6 +197,7 @@ def _session(
     settings: SessionSettings,
     options: opening.Options,
     enter: Enter,
+    confine: Callable[[], object],
 ) -> tuple[int, Stream, Report]:
     """Be the session of one login; returns the exit status, and what is still open."""
     login = messages.fields_of(octets, messages.SERVE)
@@ -194,7 +208,7 @@ def _session(
     signals.actions[signals.USR2] = stream.kick
     report = Report(channel_fd, login["dialogue"] != 0)
     try:
-        _serve(stream, report, login, settings, options, enter)
+        _serve(stream, report, login, settings, options, enter, confine)
     except SessionEnd as ended:
         report.close_reason = ended.reason
     except Exception as error:
@@ -215,6 +229,7 @@ def _serve(
     settings: SessionSettings,
     options: opening.Options,
     enter: Enter,
+    confine: Callable[[], object],
 ) -> None:
     """Do everything between the fork and the totals; the report says how it ended."""
     directory, opened, found, refusal = -1, None, None, UNAVAILABLE
@@ -225,6 +240,7 @@ def _serve(
         speech = _speech(settings, login["language"], login["utf8"] != 0)
     try:
         directory = enter(login, settings)
+        confine()
         if settings.lock:
             lock.lock(directory, settings.lock_wait_s)
         # The short way knows English only; who chose another language goes the long one.

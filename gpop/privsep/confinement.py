@@ -1,0 +1,78 @@
+"""
+EDGE: takes a process's system calls away that it never needs, by a seccomp filter.
+
+Uid and jail bound what a process that was taken over can reach by name; this bounds what it can ask the
+kernel for: no program, no connection to anywhere, no signal, no other process's memory, and nothing
+of what kernels turned out to be weak in. `config.seccomp` makes the filters.
+
+The call itself is made through `_ctypes`, the C half of ctypes, which is all that is needed: with the
+other half came classes and modules that each session would carry along. Executed by the broker (which gets
+all ready before a fork), by sessions and service processes.
+"""
+
+from __future__ import annotations
+
+import _ctypes
+import os
+import struct
+
+# linux/prctl.h, linux/seccomp.h
+PR_GET_SECCOMP = 21
+PR_SET_SECCOMP = 22
+SECCOMP_MODE_FILTER = 2
+
+CDECL, WITH_ERRNO = 1, 8  # how C functions are called
+INSTRUCTION_OCTETS = 8  # struct sock_filter
+
+
+class _Octet(_ctypes._SimpleCData):  # type: ignore[type-arg]  # typing knows of a generic
+    _type_ = "c"
+
+
+class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "l"
+
+
+class _Call(_ctypes.CFuncPtr):
+    _flags_ = CDECL | WITH_ERRNO
+    _restype_ = _Long
+    _argtypes_ = (_Long, _Long, _Long, _Long, _Long)
+
+
+def _in_memory(octets: bytes) -> _ctypes.Array[_Octet]:
+    """A copy of `octets` with an address that stays the same."""
+    return (_Octet * len(octets)).from_buffer_copy(octets)
+
+
+class Filter:
+    """A filter, ready to be taken on; an empty one is none, and takes nothing away."""
+
+    __slots__ = ("_address", "_call", "_kept")
+
+    def __init__(self, octets: bytes) -> None:
+        """`octets`: BPF instructions, as `config.seccomp.filters` returns them."""
+        everything = _ctypes.dlopen(None, os.RTLD_NOW)  # type: ignore[arg-type]  # what is loaded already
+        self._call = _Call(_ctypes.dlsym(everything, "prctl"))
+        self._address = 0
+        if octets:
+            program = _in_memory(octets)
+            # struct sock_fprog: how many instructions, and where they are.
+            header = struct.pack("@HP", len(octets) // INSTRUCTION_OCTETS, _ctypes.addressof(program))
+            head = _in_memory(header)
+            self._kept = program, head
+            self._address = _ctypes.addressof(head)
+
+    def enter(self) -> None:
+        """
+        Take the filter on, for good. No new privileges must be set.
+
+        Raises:
+            OSError: the kernel takes none; the process must not go on.
+        """
+        if self._address and self._call(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, self._address, 0, 0):
+            raise OSError(_ctypes.get_errno(), "prctl(PR_SET_SECCOMP)")
+
+    def rehearse(self) -> None:
+        """Go the way of `enter`, with a question in place of the deed."""
+        if self._address:
+            self._call(PR_GET_SECCOMP, SECCOMP_MODE_FILTER, self._address, 0, 0)
