@@ -8,7 +8,6 @@ all of them descend from this one.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import signal
@@ -19,9 +18,7 @@ from gpop import log_target, programs
 from gpop.commands import surroundings
 from gpop.commands.check_config import report
 from gpop.config import BrokerSettings, ConfigErrors, reading
-
-# linux/prctl.h; ctypes is loaded here, where it is gone with the exec.
-PR_SET_NO_NEW_PRIVS = 38
+from gpop.privsep.confinement import no_new_privileges
 
 
 def serve(config_path: str, given: dict[str, Any] | None = None) -> int:
@@ -47,7 +44,7 @@ def serve(config_path: str, given: dict[str, Any] | None = None) -> int:
     plain = settings.as_plain()
     if given["one_connection"]:
         plain["broker"]["fronts"] = 1
-    _no_new_privileges()
+    no_new_privileges()
     # Core dumps would hold mail, and auth's would hold passwords.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o077)
@@ -85,10 +82,3 @@ def _write_to_log(settings: BrokerSettings) -> str:
     os.dup2(fd, 2)
     os.close(fd)
     return ""
-
-
-def _no_new_privileges() -> None:
-    """No process of gpop's, and nothing they execute, may gain privileges by a set-uid program."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")

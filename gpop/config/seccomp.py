@@ -18,7 +18,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from gpop.privsep.confinement import Filter
+from gpop.privsep.confinement import Filter, no_new_privileges
 
 # seccomp.h of libseccomp.
 LIBRARY = "libseccomp.so.2"
@@ -31,7 +31,6 @@ AS_BINARY_TREE = 2
 COMPARE_EQUAL = 4
 COMPARE_MASKED = 7
 
-PR_SET_NO_NEW_PRIVS = 38
 PROT_EXEC = 4
 # Of ioctl: close on exec, waiting or not, whether it is a terminal, as Python uses them; and how much of
 # what was written the client has not acknowledged (SIOCOUTQ).
@@ -185,7 +184,7 @@ def _try_out(octets: bytes) -> None:
     if pid == 0:
         status = 1
         try:
-            ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            no_new_privileges()
             Filter(octets).enter()
             status = 0
         except OSError as error:

@@ -19,6 +19,7 @@ import struct
 # linux/prctl.h, linux/seccomp.h
 PR_GET_SECCOMP = 21
 PR_SET_SECCOMP = 22
+PR_SET_NO_NEW_PRIVS = 38
 SECCOMP_MODE_FILTER = 2
 
 CDECL, WITH_ERRNO = 1, 8  # how C functions are called
@@ -44,6 +45,22 @@ def _in_memory(octets: bytes) -> _ctypes.Array[_Octet]:
     return (_Octet * len(octets)).from_buffer_copy(octets)
 
 
+def _prctl() -> _Call:
+    everything = _ctypes.dlopen(None, os.RTLD_NOW)  # type: ignore[arg-type]  # what is loaded already
+    return _Call(_ctypes.dlsym(everything, "prctl"))
+
+
+def no_new_privileges() -> None:
+    """
+    Let this process, and all that descend from it, gain no privileges by a set-uid program.
+
+    Raises:
+        OSError: the kernel does not know how.
+    """
+    if _prctl()(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        raise OSError(_ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
+
+
 class Filter:
     """A filter, ready to be taken on; an empty one is none, and takes nothing away."""
 
@@ -51,8 +68,7 @@ class Filter:
 
     def __init__(self, octets: bytes) -> None:
         """`octets`: BPF instructions, as `config.seccomp.filters` returns them."""
-        everything = _ctypes.dlopen(None, os.RTLD_NOW)  # type: ignore[arg-type]  # what is loaded already
-        self._call = _Call(_ctypes.dlsym(everything, "prctl"))
+        self._call = _prctl()
         self._address = 0
         if octets:
             program = _in_memory(octets)
@@ -64,7 +80,7 @@ class Filter:
 
     def enter(self) -> None:
         """
-        Take the filter on, for good. No new privileges must be set.
+        Take the filter on, for good; `no_new_privileges` has been called in this process or before.
 
         Raises:
             OSError: the kernel takes none; the process must not go on.

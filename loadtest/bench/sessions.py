@@ -21,7 +21,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 
 from gpop import signals
 from gpop.broker import broker, rehearsal
-from gpop.privsep import channel, messages
+from gpop.privsep import channel, confinement, messages
 from gpop.session import session
 
 TYPE_CHECKING = False  # this interpreter is to be as lean as the broker's
@@ -52,6 +52,7 @@ class Forker:
     def __init__(self, settings: Any, home: bytes, uid: int) -> None:
         self.settings = settings
         self.options = session.maildrop_options(settings, b"0" * 32)
+        self.filter = confinement.Filter(settings.session_calls)
         self.login = messages.encode(
             messages.SERVE,
             uid=uid,
@@ -78,7 +79,8 @@ class Forker:
         channel.send(ours, messages.encode(messages.PIPELINED, octets=b""))
         pid = os.fork()
         if pid == 0:
-            session.run(self.login, stream.fileno(), theirs.fileno(), self.settings, self.options)
+            confine = self.filter.enter
+            session.run(self.login, stream.fileno(), theirs.fileno(), self.settings, self.options, confine)
         # Before waiting: a session is not over until its client has taken everything.
         stream.close()
         replies = b""
@@ -112,8 +114,9 @@ def main() -> None:
         settings = Settings(marshal.load(file))
     home, uid, sessions = os.fsencode(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     signals.install()
+    confinement.no_new_privileges()
     forker = Forker(settings, home, uid)
-    rehearsal.rehearse(os.path.dirname(sys.argv[1]), forker.settings, forker.options)
+    rehearsal.rehearse(os.path.dirname(sys.argv[1]), forker.settings, forker.options, forker.filter)
     gc.collect()
     gc.freeze()
     gc.disable()

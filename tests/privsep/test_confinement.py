@@ -20,7 +20,7 @@ import pytest
 
 from gpop.commands.check_config import report
 from gpop.config import reading, seccomp
-from gpop.privsep.confinement import Filter
+from gpop.privsep.confinement import Filter, no_new_privileges
 
 # Numbers that are the same on every architecture, of calls newer than libseccomp's table may be.
 SYS_PIDFD_OPEN = 434
@@ -44,7 +44,7 @@ def tried(octets: bytes, act: Callable[[], object]) -> int:
         status = 255
         try:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            ctypes.CDLL(None).prctl(seccomp.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            no_new_privileges()
             Filter(octets).enter()
             act()
             status = 0
