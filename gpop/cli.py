@@ -11,8 +11,10 @@ import argparse
 import importlib
 import sys
 from collections.abc import Collection
+from typing import NoReturn
 
 from gpop import __version__
+from gpop.events import printable_text
 
 # command: (module with add_arguments(parser) and run(args) -> int, one line of help)
 COMMANDS = {
@@ -32,9 +34,17 @@ COMMANDS = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """A command line; what it complains about may be names that users chose, if a shell made it of them."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the command line, and end."""
+        super().error(printable_text(message))
+
+
 def parser(loaded: Collection[str]) -> argparse.ArgumentParser:
     """Return the command line of gpop; of the commands in `loaded` with what they take, which loads them."""
-    described = argparse.ArgumentParser(prog="gpop", description="A POP3 server for Maildir stores.")
+    described = Parser(prog="gpop", description="A POP3 server for Maildir stores.")
     described.add_argument("--version", action="version", version=f"gpop {__version__}")
     commands = described.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, text) in COMMANDS.items():

@@ -136,6 +136,11 @@ def printable(octets: bytes, limit: int = MAX_FIELD_CHARACTERS) -> str:
     return text if text.isprintable() else "".join(map(_printable_character, text))
 
 
+def printable_text(text: str) -> str:
+    """Return text that holds somebody else's words (an error's, say) as it can be printed."""
+    return text if text.isprintable() else "".join(map(_printable_character, text))
+
+
 def _printable_character(character: str) -> str:
     # Not "unicode_escape": that codec is a module, and a jailed process can load none any more.
     return character if character.isprintable() else ascii(character)[1:-1]

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from gpop.config import DEFAULT_PATH, ConfigErrors, Problem, reading
 from gpop.config.settings import SECTIONS, SETTINGS, SOURCES, Setting
+from gpop.events import printable_text
 
 WIDTH = 98
 
@@ -45,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     except ConfigErrors as found:
         errors, warnings = found.problems, found.warnings
     for line in report(errors, warnings):
-        print(line)
-    print(f"{args.config}: {_count(len(errors), 'error')}, {_count(len(warnings), 'warning')}")
+        print(printable_text(line))
+    print(f"{printable_text(args.config)}: {_count(len(errors), 'error')}, {_count(len(warnings), 'warning')}")
     if os.geteuid() != 0:
         name = _own_name()
         print(f"Checked for a gpop started by {name}, without root. If root is to start it, check as root.")

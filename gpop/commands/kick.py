@@ -13,6 +13,7 @@ import os
 import sys
 
 from gpop.commands import asking
+from gpop.events import printable
 from gpop.privsep import messages
 
 
@@ -24,14 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Say how many sessions were told to end; 1 if there were none, or gpop can't be asked."""
+    account = os.fsencode(args.account)
     try:
-        frame, _ = asking.ask(args.config, messages.KICK, account=os.fsencode(args.account))
+        frame, _ = asking.ask(args.config, messages.KICK, account=account)
     except (asking.CommandFailed, messages.BadFrame) as error:
         print(f"gpop kick: {error}", file=sys.stderr)
         return 1
     count: int = frame.fields["sessions"]
     if count == 0:
-        print(f"gpop kick: {args.account} has no session", file=sys.stderr)
+        print(f"gpop kick: {printable(account)} has no session", file=sys.stderr)
         return 1
-    print(f"{count} session{'' if count == 1 else 's'} of {args.account} told to end")
+    print(f"{count} session{'' if count == 1 else 's'} of {printable(account)} told to end")
     return 0

@@ -13,6 +13,7 @@ import os
 import sys
 
 from gpop.commands import asking, user
+from gpop.events import printable
 
 DEFAULT_MINUTES = 60
 
@@ -40,5 +41,5 @@ def run(args: argparse.Namespace) -> int:
     except (asking.CommandFailed, OSError, OverflowError) as error:
         print(f"gpop log: {error}", file=sys.stderr)
         return 1
-    print(f"the dialogue of {args.account} is logged from its next login on, until {until}")
+    print(f"the dialogue of {printable(account)} is logged from its next login on, until {until}")
     return 0

@@ -12,11 +12,25 @@ import os
 import pwd
 import stat
 
+from gpop.events import printable
 from gpop.privsep import credentials
+
+
+# As long as a path can be.
+MAX_PATH_OCTETS = 4096
 
 
 class Refused(Exception):
     """The command can't do what it was asked to; the text says why."""
+
+
+def shown(path: str) -> str:
+    """
+    Return a path as it can be printed.
+
+    The administrator's shell makes a command's arguments of names that users chose (`/home/*/Maildir`).
+    """
+    return printable(os.fsencode(path), MAX_PATH_OCTETS)
 
 
 def enter(path: str) -> int:
@@ -24,7 +38,8 @@ def enter(path: str) -> int:
     absolute = os.path.abspath(path)
     status = os.lstat(absolute)
     if os.path.realpath(absolute) != absolute:
-        raise Refused(f"the path leads through a symbolic link; name {os.path.realpath(absolute)} itself")
+        where_to = shown(os.path.realpath(absolute))
+        raise Refused(f"the path leads through a symbolic link; name {where_to} itself")
     if not stat.S_ISDIR(status.st_mode):
         raise Refused("not a directory")
     home, where = os.fsencode(os.path.dirname(absolute)), os.fsencode(absolute)

@@ -20,6 +20,7 @@ from gpop.accounts import hashes
 from gpop.accounts.account import MaildirNotUnderstood, resolve_maildir
 from gpop.accounts.passwdfile import LineNotUsable, parse_line
 from gpop.commands.editing import FileEdit
+from gpop.events import printable_text
 
 
 class CommandFailed(Exception):
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return ACTIONS[args.action](args)
     except CommandFailed as error:
-        print(f"gpop passwd: {error}", file=sys.stderr)
+        print(f"gpop passwd: {printable_text(str(error))}", file=sys.stderr)
     except OSError as error:
         print(f"gpop passwd: {args.file}: {error.strerror or error}", file=sys.stderr)
     return 1

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpop.events import printable_text
+
 if TYPE_CHECKING:
     from gpop.report.store import Store
 
@@ -105,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     except Failed as error:
         for line in str(error).splitlines():
-            print(f"gpop report: {line}", file=sys.stderr)
+            print(f"gpop report: {printable_text(line)}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
         return 130
@@ -197,7 +199,7 @@ def _report(args: argparse.Namespace) -> int:
         problems = [read for read in store.reads if read.problem]
     _print(report, args)
     for read in problems:
-        print(f"gpop report: {read.name}: {read.problem}", file=sys.stderr)
+        print(f"gpop report: {printable_text(f'{read.name}: {read.problem}')}", file=sys.stderr)
     return 1 if problems else 0
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from gpop.commands import owner, uidl_live
 from gpop.commands.uidl_table import Table, report_of
+from gpop.events import printable_text
 from gpop.maildrop import importfile
 from gpop.maildrop.errors import MaildropError
 from gpop.maildrop.imported import BadImport, ImportConflict
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         problem = f"{args.list}: {error.strerror}"
     if problem:
-        print(f"gpop uidl: {problem}", file=sys.stderr)
+        print(f"gpop uidl: {printable_text(problem)}", file=sys.stderr)
         return 2
     wanted = Wanted(args.state, args.uidl_format, args.reuse_x_uidl, args.fake_uid_max)
 

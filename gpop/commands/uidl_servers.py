@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from gpop.events import printable
+from gpop.events import printable, printable_text
 from gpop.maildrop.errors import MaildropInUse
 from gpop.migration import each_user, servers
 from gpop.migration.each_user import Report
@@ -179,4 +179,4 @@ def shown_name(name: bytes) -> str:
 def complain(text: str) -> None:
     """Say on standard error what keeps a command from doing anything."""
     for line in text.splitlines():
-        print(f"gpop uidl: {line}", file=sys.stderr)
+        print(f"gpop uidl: {printable_text(line)}", file=sys.stderr)

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
         finally:
             os.close(dir_fd)
     except (Refused, OSError, BadImport, errors.MaildropError) as error:
-        print(f"gpop uidl: {args.maildir}: {error}", file=sys.stderr)
+        print(f"gpop uidl: {owner.shown(args.maildir)}: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -32,10 +32,10 @@ def run(args: argparse.Namespace) -> int:
         finally:
             os.close(dir_fd)
     except (Refused, OSError, BadImport, errors.MaildropError) as error:
-        print(f"gpop uidl: {args.maildir}: {error}", file=sys.stderr)
+        print(f"gpop uidl: {owner.shown(args.maildir)}: {error}", file=sys.stderr)
         return 1
     if not count:
-        print(f"gpop uidl: {args.maildir}: no such message is hidden", file=sys.stderr)
+        print(f"gpop uidl: {owner.shown(args.maildir)}: no such message is hidden", file=sys.stderr)
         return 1
     print(f"{count} message{'' if count == 1 else 's'} shown again")
     return 0

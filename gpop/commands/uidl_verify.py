@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 from gpop.commands import uidl_servers
 from gpop.commands.uidl_servers import complain, failure, shown_name
-from gpop.events import printable
+from gpop.events import printable, printable_text
 from gpop.migration import comparing
 from gpop.migration.comparing import Comparison, Difference, Listing
 from gpop.migration.each_user import Report, orderly_end
@@ -91,7 +91,8 @@ def run(args: argparse.Namespace) -> int:
                 for name, report in uidl_servers.go_round(listed, wanted, comparer.compare, args):
                     totals.update(_counted(report))
                     for line in _lines(name, report, args):
-                        print(line, flush=True)
+                        # Whatever the servers said to a process that they may have taken over.
+                        print(printable_text(line), flush=True)
                     progress.advance("failed" in report or report["trouble"])
         except KeyboardInterrupt:
             complain("ended before everybody was compared")

@@ -15,7 +15,7 @@ from gpop.accounts.user_settings import LineNotUsable, parse_line
 from gpop.commands import asking
 from gpop.commands.asking import CommandFailed
 from gpop.commands.editing import FileEdit
-from gpop.events import printable
+from gpop.events import printable, printable_text
 
 NAME_HELP = "the account, as `account` in the log; * for all that have no line"
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         path = asking.setting(args.config, "user_settings")
         return ACTIONS[args.action](path, args)
     except CommandFailed as error:
-        print(f"gpop user: {error}", file=sys.stderr)
+        print(f"gpop user: {printable_text(str(error))}", file=sys.stderr)
     except OSError as error:
         print(f"gpop user: {path}: {error.strerror or error}", file=sys.stderr)
     return 1
