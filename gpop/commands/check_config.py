@@ -47,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
         errors, warnings = found.problems, found.warnings
     for line in report(errors, warnings):
         print(printable_text(line))
-    print(f"{printable_text(args.config)}: {_count(len(errors), 'error')}, {_count(len(warnings), 'warning')}")
+    print(
+        f"{printable_text(args.config)}: {_count(len(errors), 'error')}, {_count(len(warnings), 'warning')}"
+    )
     if os.geteuid() != 0:
         name = _own_name()
         print(f"Checked for a gpop started by {name}, without root. If root is to start it, check as root.")

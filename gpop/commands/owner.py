@@ -15,7 +15,6 @@ import stat
 from gpop.events import printable
 from gpop.privsep import credentials
 
-
 # As long as a path can be.
 MAX_PATH_OCTETS = 4096
 

@@ -11,7 +11,6 @@ import pty
 import re
 import shutil
 import subprocess
-import sys
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,9 @@ from tests.serving import Server, Site, gpop_command, wait_until
 
 PACKAGE = Path(__file__).parents[2]
 # What a terminal would do something about, also as UTF-8 of C1 controls, and what turns text around.
-CONTROL = re.compile(rb"[\x00-\x09\x0b-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\x8b-\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
+CONTROL = re.compile(
+    rb"[\x00-\x09\x0b-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\x8b-\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]"
+)
 CLEAR = b"\x1b[2J\x1b]0;owned\x07"
 NAMES = [
     b"1700000001.%s" % CLEAR,
