@@ -1,4 +1,4 @@
-"""A user with a shell, played: a process of his uid that does one thing again and again. And who opens what."""
+"""A user with a shell, played: a process of his uid that does a thing again and again. And who opens what."""
 
 from __future__ import annotations
 
