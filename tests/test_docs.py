@@ -64,3 +64,59 @@ def test_there_are_documents_and_links() -> None:
     """None of the above passes because nothing was found."""
     assert len(DOCUMENTS) > 15
     assert sum(len(LINK.findall(prose(path))) for path in DOCUMENTS) > 100
+
+
+# Tests that documents name
+
+
+EVIDENCE = [ROOT / "docs/security.md", ROOT / "docs/reliability.md"]
+TESTS = {path: path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
+
+
+def functions_of(path: Path) -> set[str]:
+    """The names of the test functions of a file."""
+    return set(re.findall(r"^ *def (test_\w+)", TESTS[path], re.MULTILINE))
+
+
+def files_called(name: str) -> list[Path]:
+    """The files that a document means by `test_x.py`, or by a path that ends like that."""
+    return [path for path in TESTS if f"/{path.relative_to(ROOT)}".endswith(f"/{name}")]
+
+
+def missing(span: str) -> list[str]:
+    """What a piece of code in a document names that is not there: a file of tests, a test, a selection."""
+    absent = []
+    for name in re.findall(r"(?<![\w/])((?:[\w./-]+/)?test_\w+\.py)", span):
+        files = files_called(name)
+        wanted = re.findall(rf"{re.escape(name)}::(test_\w+)", span)
+        selected = re.findall(r"-k (?:'([^']+)'|(\w+))", span)
+        absent += [] if files else [name]
+        absent += [each for each in wanted if not any(each in functions_of(path) for path in files)]
+        for words in (re.findall(r"\w+", "".join(found)) for found in selected):
+            has = any(word in test for path in files for test in functions_of(path) for word in words)
+            absent += [] if has else [f"-k {' '.join(words)}"]
+    return absent + [
+        name
+        for name in re.findall(r"(?<![:\w./])(test_\w+)(?![\w.])", span)
+        if not any(name in functions_of(path) for path in TESTS)
+    ]
+
+
+@pytest.mark.parametrize("path", EVIDENCE, ids=lambda path: path.name)
+def test_a_test_that_a_document_names_exists(path: Path) -> None:
+    """What is said to be shown by a test is shown by one that is there, under that name, in that file."""
+    spans = re.findall(r"`([^`\n]+)`", path.read_text("utf-8"))
+    assert len([span for span in spans if "test_" in span]) > 3
+    assert [name for span in spans for name in missing(span)] == []
+
+
+def test_a_test_that_is_not_there_is_noticed() -> None:
+    """A file, a name in the wrong file, a name alone, a selection of nothing."""
+    assert (
+        missing("tests/test_docs.py::test_links_lead_somewhere") == missing("test_links_lead_somewhere") == []
+    )
+    assert missing("./dev test tests/test_docs.py -k lead_somewhere") == []
+    assert missing("tests/test_absent.py") == ["tests/test_absent.py"]
+    assert missing("tests/test_log.py::test_links_lead_somewhere") == ["test_links_lead_somewhere"]
+    assert missing("test_absent") == ["test_absent"]
+    assert missing("./dev test tests/test_docs.py -k nothing_like_it") == ["-k nothing_like_it"]
