@@ -19,8 +19,9 @@ from collections.abc import Callable
 from gpop.accounts import hashes
 from gpop.accounts.account import MaildirNotUnderstood, resolve_maildir
 from gpop.accounts.passwdfile import LineNotUsable, parse_line
+from gpop.commands import owner
 from gpop.commands.editing import FileEdit
-from gpop.events import printable_text
+from gpop.events import printable, printable_text
 
 
 class CommandFailed(Exception):
@@ -155,7 +156,7 @@ def _list(args: argparse.Namespace) -> int:
             status = 1
             continue
         paths = [entry.home, *([] if entry.maildir is None else [b"maildir=" + entry.maildir])]
-        shown = [octets.decode("utf-8", "backslashreplace") for octets in (entry.name, *paths)]
+        shown = [printable(octets, owner.MAX_PATH_OCTETS) for octets in (entry.name, *paths)]
         print(shown[0], entry.uid, entry.gid, *shown[1:])
     return status
 
