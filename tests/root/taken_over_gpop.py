@@ -45,6 +45,16 @@ def call(function: Callable[..., int], *arguments: object) -> None:
         raise OSError(ctypes.get_errno(), "refused")
 
 
+def open_descriptors() -> list[int]:
+    """Those that are open, beside the standard files."""
+    found = []
+    for fd in range(3, MOST_FDS):
+        with contextlib.suppress(OSError):
+            os.fstat(fd)
+            found.append(fd)
+    return found
+
+
 # Attacks: each yields what to try; what does not raise has worked
 
 
@@ -162,9 +172,9 @@ def hoard() -> Iterator[Callable[[], object]]:
 def flood() -> Iterator[Callable[[], object]]:
     """Noise, frames and descriptors into every channel there is, until nobody takes them; it is to fail."""
     channels = []
-    for fd in range(3, MOST_FDS):
+    for fd in open_descriptors():
         with contextlib.suppress(OSError):
-            sock = socket.socket(fileno=os.dup(fd))
+            sock = socket.socket(fileno=os.dup(fd))  # the client's stream stays open
             if sock.type == socket.SOCK_SEQPACKET:
                 channels.append(sock)
     for sock in channels:

@@ -101,6 +101,7 @@ def attack_from_front(server: Server, line: str) -> bytes:
 
 def assert_refused(what: str, said: bytes) -> None:
     """It tried something, and all was refused; or it did not survive trying."""
+    print(f"{what}: {said.decode()}")
     assert said == b"" or re.match(rb"[1-9]\d* tried, 0 worked", said), (what, said)
 
 
