@@ -189,6 +189,7 @@ def unreadable(path: Path, _: Path) -> None:
 KINDS: dict[str, Callable[[Path, Path], None]] = {
     "link to another's file": lambda path, target: path.symlink_to(target),
     "link to shadow": a_link_to("/etc/shadow"),
+    "link to root's file": lambda path, target: path.symlink_to(target.with_name("roots-own")),
     "link to itself": lambda path, _: path.symlink_to(path),
     "dangling link": lambda path, _: path.symlink_to(path.parent / "made-through-a-link"),
     "link to a terminal": a_link_to("/dev/tty"),
@@ -214,7 +215,10 @@ def test_whatever_lies_in_place_of_gpops_own_files(server, kind):
     target.write_bytes(b"of user2")
     site.own(target, "user2")
     target.chmod(0o666)
-    unopened = [target, Path("/etc/shadow")]
+    roots_own = site.path / "roots-own"
+    roots_own.write_bytes(b"of root")
+    roots_own.chmod(0o600)
+    unopened = [target, roots_own]
     try:
         for name in OWN_FILES:
             renew_home(site)
