@@ -11,7 +11,6 @@ What these do not know is locust's: it gets all other options. Executed by devel
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
 import json
 import os
@@ -20,7 +19,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,13 +28,11 @@ from loadtest import site as sites
 from loadtest.agreement import COST_OF_A_KILL, agreement
 from loadtest.installation import Installation
 from loadtest.memory import Memory
+from loadtest.serving import serve_command, serving
 from loadtest.site import Site, SiteFailed
 from loadtest.trouble import Trouble
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
-START_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 60.0
-SHOWN_LOG_OCTETS = 3000
 # Several locust processes do not get exactly as many users each as they have accounts.
 SPARE_ACCOUNTS = 16
 SECONDS = {"h": 3600, "m": 60, "s": 1}
@@ -144,7 +140,7 @@ def server(options: argparse.Namespace) -> int:
     print(_introduction(site, len(site.accounts())), flush=True)
     log = os.open(site.log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
     os.dup2(log, 1)
-    os.execv(sys.executable, _serve(site))
+    os.execv(sys.executable, serve_command(site))
 
 
 def _make(options: argparse.Namespace) -> Site:
@@ -166,11 +162,6 @@ def _require_free(port: int) -> None:
             raise SiteFailed(problem) from error
 
 
-def _serve(site: Site, installation: Installation | None = None) -> list[str]:
-    program = [str(installation.program)] if installation else ["-m", "gpop"]
-    return [sys.executable, "-I", *program, "serve", "--config", str(site.config)]
-
-
 def _introduction(site: Site, accounts: int) -> str:
     who = "each with a uid of its own" if sites.ROOT else "all of them yours: there is no root, and no jail"
     return f"""\
@@ -183,31 +174,6 @@ In another terminal:
   ./dev loadtest run --web           locust's web page, at http://127.0.0.1:8089
 
 Ctrl-C ends the server."""
-
-
-@contextlib.contextmanager
-def _serving(site: Site, installation: Installation | None = None) -> Iterator[int]:
-    """Run gpop on a site, this one or one that is installed elsewhere; its process id."""
-    with open(site.log, "wb") as log:
-        process = subprocess.Popen(
-            _serve(site, installation),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # Ctrl-C is for locust first: sessions are to end in order
-        )
-    try:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while b'"broker_started"' not in site.log.read_bytes():
-            if process.poll() is not None or time.monotonic() > deadline:
-                text = site.log.read_text(errors="replace")[-SHOWN_LOG_OCTETS:]
-                raise SiteFailed(f"gpop did not start; it says:\n{text}")
-            time.sleep(0.05)
-        yield process.pid
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        process.wait(STOP_TIMEOUT_S)
 
 
 # The run
@@ -287,7 +253,7 @@ def both(options: argparse.Namespace, for_locust: list[str]) -> int:
     if options.upgrades:
         (site.path / "installed").mkdir()
         installation = Installation(site.path / "installed")
-    with _serving(site, installation) as pid:
+    with serving(site, installation) as pid:
         server = trouble.Server(pid, site.log, installation)
         (site.path / "results").mkdir(exist_ok=True)
         deeds = _trouble(options, server)

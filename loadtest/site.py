@@ -26,6 +26,8 @@ PORT, TLS_PORT = 2110, 2995
 # Messages in the maildrops at the beginning, in turn; one maildrop in a hundred has many.
 MESSAGES_AT_FIRST = (0, 1, 5, 20, 20, 50, 100)
 MANY_MESSAGES = 1000
+# All clients come from this machine, whose addresses have no limits (accounts.trusted_networks).
+FAST_LOGINS = "\n[accounts.cache]\nenabled = true"
 # In a folder without this file nothing is ever removed.
 MARK = "made-by-gpop-loadtest"
 
@@ -120,9 +122,13 @@ def default_path() -> Path:
     return Path("/var/cache/gpop-loadtest") if ROOT else Path.home() / ".cache" / "gpop-loadtest"
 
 
-def make(path: Path, accounts: int, port: int = PORT, tls_port: int = TLS_PORT) -> Site:
+def make(
+    path: Path, accounts: int, port: int = PORT, tls_port: int = TLS_PORT, settings: str = FAST_LOGINS
+) -> Site:
     """
     Make a site for so many accounts, in place of an older one at that path. A port of 0: the kernel chooses.
+
+    `settings`: the lines of its config that say who may log in, and how often.
 
     Raises:
         SiteFailed: something else is there, or it can't be written.
@@ -140,7 +146,7 @@ def make(path: Path, accounts: int, port: int = PORT, tls_port: int = TLS_PORT) 
                 f"{account.name}:{{PLAIN}}{account.password}:{account.uid}:{account.gid}::{account.home}::\n"
             )
         _write_private(site.path / "passwd", "".join(lines))
-        _write_private(site.config, _config(site, port, tls_port if has_tls else None))
+        _write_private(site.config, _config(site, port, tls_port if has_tls else None, settings))
     except OSError as error:
         raise SiteFailed(f"{error.filename}: {error.strerror}") from error
     return site
@@ -214,13 +220,12 @@ def _make_certificate(path: Path) -> bool:
     return True
 
 
-def _config(site: Site, port: int, tls_port: int | None) -> str:
-    return "\n".join(_config_lines(site, port, tls_port)) + "\n"
+def _config(site: Site, port: int, tls_port: int | None, settings: str) -> str:
+    return "\n".join(_config_lines(site, port, tls_port, settings)) + "\n"
 
 
-def _config_lines(site: Site, port: int, tls_port: int | None) -> Iterator[str]:
+def _config_lines(site: Site, port: int, tls_port: int | None, settings: str) -> Iterator[str]:
     yield "# Made by the load test. conf/gpop.toml explains every setting."
-    yield "# All clients come from this machine, whose addresses have no limits (accounts.trusted_networks)."
     yield f'\n[server]\nlisten = ["{HOST}:{port}"]'
     if tls_port is not None:
         yield f'listen_tls = ["{HOST}:{tls_port}"]'
@@ -230,7 +235,7 @@ def _config_lines(site: Site, port: int, tls_port: int | None) -> Iterator[str]:
         yield f'\n[tls]\ncertificates = ["{site.certificate}"]'
     yield f"\n[accounts]\nfirst_valid_uid = {_first_valid(1000, os.geteuid())}"
     yield f"first_valid_gid = {_first_valid(100, os.getegid())}"
-    yield "\n[accounts.cache]\nenabled = true"
+    yield settings
     yield '\n[log]\nformat = "json"'
     yield '\n[[accounts.sources]]\ntype = "passwd-file"\npath = "passwd"'
 

@@ -119,7 +119,7 @@ class Server:
         """The processes under the broker: "front", "auth" or "session" by pid; no others."""
         found = {}
         own = _arguments(self.pid)
-        for pid in _children(self.pid):
+        for pid in children(self.pid):
             arguments = _arguments(pid)
             if arguments == own:
                 found[pid] = "session"  # forked, not executed
@@ -143,7 +143,7 @@ class Server:
             # By its descriptor: the number may be another process's by now.
             descriptor = os.pidfd_open(pid)
             try:
-                if pid in _children(self.pid) and _is_alive(pid):
+                if pid in children(self.pid) and _is_alive(pid):
                     signal.pidfd_send_signal(descriptor, signal.SIGKILL)
                     return kind
             finally:
@@ -181,7 +181,7 @@ def _events(log: Path, start: int) -> Iterator[dict[str, Any] | None]:
             rest = b""
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     try:
         return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
