@@ -26,7 +26,7 @@ class Attempt:
     `name` is what the client sent, and what the log says. `login_name` is what that means where it was said
     (`NameRules.login_name`): everything is decided by it.
 
-    `peer_is_verified`: the kernel says so too, not only the front. `prepared`: name and password to be tried
+    `is_known`: this name has logged in from this source before. `peer_is_verified`: the kernel says so too, not only the front. `prepared`: name and password to be tried
     after those that were sent (see `sources.decide`); b"" where there is no other form.
     """
 
@@ -36,6 +36,7 @@ class Attempt:
         "carried",
         "decided_s",
         "generation",
+        "is_known",
         "local",
         "login_name",
         "name",
@@ -69,6 +70,7 @@ class Attempt:
         self.trusted = False
         self.arrived_s = self.decided_s = self.wait_until_s = 0.0
         self.stage = DONE
+        self.is_known = False
         self.was_held = False
         self.cached: Accepted | None = None
         self.generation = 0

@@ -108,9 +108,12 @@ def start(
     keep: Iterable[int],
     deadline_s: float,
     virtual: VirtualUsers | None = None,
+    niceness: int = 0,
 ) -> Checker:
     """
     Fork a checker for `request`. Of auth's descriptors it keeps 0-2 and `keep`.
+
+    `niceness`: by how much others, auth among them, go before it where there is not enough CPU for all.
 
     Raises:
         OSError: no process or descriptor to be had.
@@ -123,16 +126,18 @@ def start(
         os.close(writer)
         raise
     if pid == 0:
-        _run(lambda: decide(sources, request, only, virtual), writer, keep)
+        _run(lambda: decide(sources, request, only, virtual), writer, keep, niceness)
     os.close(writer)
     os.set_blocking(reader, False)
     return Checker(pid, reader, deadline_s)
 
 
-def _run(answer: Callable[[], Verdict], writer: int, keep: Iterable[int]) -> None:
+def _run(answer: Callable[[], Verdict], writer: int, keep: Iterable[int], niceness: int) -> None:
     """The checker's whole life; never returns. Its outermost handler: a fault is a verdict too."""
     try:
         os.setsid()
+        if niceness:
+            os.nice(niceness)
         gc.disable()  # it ends soon; a collection would only copy auth's pages
         close_all_but(sorted({0, 1, 2, writer, *keep}))
         signals.set_wakeup_fd(-1)

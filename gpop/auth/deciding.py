@@ -30,6 +30,7 @@ from gpop import events
 from gpop.accounts.account import AUTH, LOGIN_DELAY, SYS_TEMP, Accepted, Account, Refused, Verdict
 from gpop.accounts.addresses import source_of
 from gpop.accounts.cache import SYSTEM_FILES, AuthCache, CacheWatch
+from gpop.accounts.known import Known
 from gpop.accounts.maps.virtualusers import VirtualUsers
 from gpop.accounts.penalties import PenaltyTable
 from gpop.accounts.sources import MAPS, PasswdFileSource, Request, Source
@@ -37,7 +38,7 @@ from gpop.accounts.user_settings import UserSettingsFile
 from gpop.auth import checker
 from gpop.auth.attempt import CHECKED, DONE, HELD, REFUSING, UNVERIFIED_SOURCE, WAITING, Attempt
 from gpop.auth.limits import Buckets
-from gpop.auth.queue import FairQueue
+from gpop.auth.queue import Lanes
 from gpop.auth.reporting import report_map, report_passwd_file, report_user_settings
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ MAX_HELD = 1024
 MAX_HELD_PER_SOURCE = 8
 MAX_WAITING = 1024
 MAX_WAITING_PER_SOURCE = 256
+# Hashes are made to be expensive: beside a dozen guesses auth itself, and every session, would get a
+# twelfth of a core each.
+STRANGERS_NICENESS = 10
 # Front and auth share a clock; more than this between them is not to be believed.
 MAX_FRAME_AGE_S = 60.0
 
@@ -98,7 +102,8 @@ class Decider:
             self.cache = AuthCache(described, settings.cache_lifetime_s, settings.cache_max_entries)
         self.watch = CacheWatch(self._watched_files)
         self.pending: dict[Attempt, None] = {}
-        self._queue: FairQueue[Attempt] = FairQueue(settings.max_checks, MAX_WAITING, MAX_WAITING_PER_SOURCE)
+        self._queue: Lanes[Attempt] = Lanes(settings.max_checks, MAX_WAITING, MAX_WAITING_PER_SOURCE)
+        self._known = Known(secrets.token_bytes(32))
         self._waiting: dict[Attempt, None] = {}  # all wait equally long: the first has waited longest
         self._timed: list[tuple[float, int, Attempt]] = []  # a heap: held, and refusals to be said
         self._counter = itertools.count()
@@ -110,7 +115,7 @@ class Decider:
         if settings.login_delay_s:
             self._delays = Buckets(settings.login_delay_s, settings.login_delay_burst)
         self._running: dict[int, tuple[checker.Checker, Attempt]] = {}  # by pipe
-        self._unreaped: dict[int, tuple[checker.Checker, bytes]] = {}  # by pid, with its source
+        self._unreaped: dict[int, tuple[checker.Checker, Attempt]] = {}  # by pid
 
     def running_checks(self) -> int:
         """Return how many checkers are at work."""
@@ -209,7 +214,8 @@ class Decider:
                 self._accept(attempt, Accepted(cached.account, "cache", cached.origin), now)
                 return
             attempt.cached = cached
-        displaced = self._queue.put(attempt.source, attempt)
+        attempt.is_known = self._known.has(attempt.source, attempt.login_name)
+        displaced = self._queue.lane(attempt.is_known).put(attempt.source, attempt)
         if displaced is not attempt:
             attempt.wait_until_s = now + self.settings.check_timeout_s
             self._enter(attempt, WAITING)
@@ -226,7 +232,7 @@ class Decider:
             # It came when its source had no penalty yet, and has one now: a burst of guesses.
             delay = 0.0 if attempt.was_held else self._delay_s(attempt, now)
             if delay:
-                self._queue.give_back(attempt.source)
+                self._give_back(attempt)
                 self._hold(attempt, delay, now)
             else:
                 self._start_checker(attempt, now)
@@ -242,15 +248,22 @@ class Decider:
         only = cached.origin if cached else None
         deadline_s = now + self.settings.check_timeout_s
         try:
-            started = checker.start(self.sources, request, only, self._keep, deadline_s, self.virtual)
+            niceness = 0 if attempt.is_known else STRANGERS_NICENESS
+            started = checker.start(
+                self.sources, request, only, self._keep, deadline_s, self.virtual, niceness
+            )
         except OSError as error:
-            self._queue.give_back(attempt.source)
+            self._give_back(attempt)
             self._settle(attempt, Refused(SYS_TEMP, "fork_failed", detail=os.strerror(error.errno or 0)), now)
             return
         attempt.stage = CHECKED
         self._running[started.fd] = (started, attempt)
-        self._unreaped[started.pid] = (started, attempt.source)
+        self._unreaped[started.pid] = (started, attempt)
         self._watch_fd(started.fd)
+
+    def _give_back(self, attempt: Attempt) -> None:
+        """Free the place that an attempt had for its check."""
+        self._queue.lane(attempt.is_known).give_back(attempt.source)
 
     def _settle(self, attempt: Attempt, verdict: Verdict, now: float) -> None:
         """Act on a verdict: remember what must be, and answer now or when it is time."""
@@ -297,6 +310,7 @@ class Decider:
 
     def _note_acceptance(self, attempt: Attempt, verdict: Accepted, now: float) -> Accepted:
         """Keep an acceptance in the cache, if nothing it may rest on has changed since the check began."""
+        self._known.note(attempt.source, attempt.login_name)
         if attempt.cached is not None:
             return Accepted(verdict.account, "cache", verdict.origin)
         if self.cache is not None:
@@ -362,7 +376,7 @@ class Decider:
                 self._finish(attempt, attempt.verdict)
         while self._waiting and (first := next(iter(self._waiting))).wait_until_s <= now:
             del self._waiting[first]
-            self._queue.remove(first.source, first)
+            self._queue.lane(first.is_known).remove(first.source, first)
             self._settle(first, Refused(SYS_TEMP, "checks_exhausted"), now)
         for pid in [pid for pid, (started, _) in self._unreaped.items() if started.is_overdue(now)]:
             self._overdue(self._unreaped[pid][0], now)
@@ -396,7 +410,7 @@ class Decider:
 
     def checkers_ended(self, now: float) -> None:
         """Reap checkers that ended; only then their places are free, so that what hangs counts."""
-        for pid, (started, source) in list(self._unreaped.items()):
+        for pid, (started, attempt) in list(self._unreaped.items()):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if not ended:
                 continue
@@ -408,7 +422,7 @@ class Decider:
             if started.fd in self._running:
                 self._checked(started.fd, started.last_word(), now)
             del self._unreaped[pid]
-            self._queue.give_back(source)
+            self._give_back(attempt)
         self._dispatch(now)
 
     def abandon(self, owner: object) -> list[Attempt]:
@@ -428,7 +442,7 @@ class Decider:
             self._release(attempt)
         elif stage == WAITING:
             del self._waiting[attempt]
-            self._queue.remove(attempt.source, attempt)
+            self._queue.lane(attempt.is_known).remove(attempt.source, attempt)
         if stage != CHECKED:
             self._leave(attempt)
 

@@ -4,7 +4,8 @@ PURE: who is checked next when more logins wait than may be checked at once.
 Round robin between sources, and no source ever has all the places: a quarter of them, at
 least one, stays for the others. Bounded in total and per source; when it is full, who comes
 from a source with few in line takes the place of the last in the longest line, so that a
-few busy sources can't keep the others out. Knows nothing of what waits.
+few busy sources can't keep the others out. Where thousands of sources each guess once, that is no help: so
+there are two such queues, one for who has logged in before. Knows nothing of what waits.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections import OrderedDict, deque
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
+# One of so many turns is theirs, however many known ones wait.
+TURNS_OF_STRANGERS = 4
 
 
 class FairQueue(Generic[Item]):
@@ -88,3 +91,34 @@ class FairQueue(Generic[Item]):
         if not line:
             del self._waiting[source]
         return True
+
+
+class Lanes(Generic[Item]):
+    """
+    Two queues for the same `places`: who has logged in before goes first, and strangers are not forgotten.
+
+    Strangers, from however many sources, never have all the places, and every fourth turn is theirs.
+    """
+
+    def __init__(self, places: int, max_waiting: int, max_waiting_per_source: int) -> None:
+        self.places = places
+        self._known: FairQueue[Item] = FairQueue(places, max_waiting, max_waiting_per_source)
+        others = max(1, places - max(1, places // 4))
+        self._strangers: FairQueue[Item] = FairQueue(others, max_waiting, max_waiting_per_source)
+        self._turns = 0
+
+    def lane(self, is_known: bool) -> FairQueue[Item]:
+        """The queue of either; what was taken is given back to it."""
+        return self._known if is_known else self._strangers
+
+    def take(self) -> Item | None:
+        """Return the next item and give it a place, None if there is none or no place for it."""
+        if self._known.occupied + self._strangers.occupied >= self.places:
+            return None
+        lanes = (self._known, self._strangers)
+        for lane in lanes if (self._turns + 1) % TURNS_OF_STRANGERS else reversed(lanes):
+            item = lane.take()
+            if item is not None:
+                self._turns += 1
+                return item
+        return None

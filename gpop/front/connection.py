@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from gpop import events
+from gpop.accounts.addresses import source_of
 from gpop.front import proxies, xclient
 from gpop.front.limits import UNCOUNTED
 from gpop.front.outcome import Outcome
@@ -23,6 +24,7 @@ from gpop.front.preparation import prepare
 from gpop.front.proxy_header import Header
 from gpop.front.relay import Relay
 from gpop.front.transport import TlsTransport, Transport
+from gpop.front.turns import TooMany
 from gpop.pop3 import decisions, wire
 from gpop.pop3.authorization import LOGIN_REFUSED, Authorization
 from gpop.pop3.commands import without_secret
@@ -311,7 +313,7 @@ class Connection:
     def _login(self, login: decisions.Login) -> str:
         """Have a login decided and served; returns why that ended the connection, "" if it goes on."""
         # From here on the broker's "drain at once" must not cut it off.
-        self.front.before_login.discard(self.greenlet)
+        self.front.before_login.pop(self.greenlet, None)
         self.timer.stop()
         # Others will hold the stream: what the peer says from now on must not wake this process.
         self.transport.forget()
@@ -327,9 +329,12 @@ class Connection:
                 outcome.follow(session_channel)
             finally:
                 session_channel.close()
+        except TooMany:
+            outcome.refused = REFUSED_HERE | {"reason": "too_many_logins", "code": "SYS/TEMP", "auth_us": 0}
         except OSError:
             pass  # auth is gone, or the process that held the channel: the outcome is what it is
         if outcome.served:
+            self.front.known.note(source_of(self.peer[0]), login.name)
             outcome.log_session()
             if self.relay:
                 self.relay.wait()
@@ -345,7 +350,7 @@ class Connection:
         self._reply(answer)
         if self.front.closing:
             return "shutdown"
-        self.front.before_login.add(self.greenlet)
+        self.front.before_login[self.greenlet] = None
         self.transport.watch()
         self.authorization.login_refused()
         self.reader.feed(unread)
@@ -385,7 +390,7 @@ class Connection:
         login.password = login.prepared_password = b""
         try:
             fds = [stream.fileno() for stream in (*streams, self.client)]
-            self.front.send_login(frame, [fds[0], theirs.fileno(), *fds[1:]])
+            self.front.send_login(frame, [fds[0], theirs.fileno(), *fds[1:]], self.peer[0], login.name)
         except BaseException:
             session_channel.close()
             raise

@@ -22,21 +22,23 @@ from typing import Any
 
 import gevent
 import gevent.event
-import gevent.lock
 import gevent.server
 import gevent.socket
 
 from gpop import events, languages
 from gpop.accounts.addresses import Networks, source_of
+from gpop.accounts.known import Known
 from gpop.certificates import SOON_DAYS, Certificates, Unusable, load
 from gpop.config import FrontSettings
 from gpop.front.connection import Connection
 from gpop.front.counting import Counting
+from gpop.front.ebb import Ebb
 from gpop.front.limits import Addresses, LineRate, LogGate
 from gpop.front.offers import Offers
 from gpop.front.outcome import MAX_ANSWER_OCTETS
 from gpop.front.proxies import MAX_REFUSAL_LINES
 from gpop.front.transport import SEND_FLAGS
+from gpop.front.turns import Turns
 from gpop.pop3 import wire
 from gpop.pop3.authorization import greeting
 from gpop.pop3.commands import policies
@@ -48,8 +50,15 @@ from gpop.tally import Tally
 
 CROWDED = wire.err("Too many connections, please try again later", "SYS/TEMP")
 
+
+class Displaced(Exception):
+    """This peer has been connected without a login for longest, and another one needs its place."""
+
+
 # Greenlets that are kept for connections to come; what they hold is a few KiB each.
 MAX_IDLE_GREENLETS = 16
+# Of the kernel's, for some 40 logins that auth has not taken yet.
+LOGIN_SOCKET_OCTETS = 16 * 1024
 
 
 # An inherited listening socket: the address as the config has it, whether TLS begins at once, the descriptor.
@@ -92,12 +101,14 @@ class Front:
         control = socket.socket(fileno=control_fd)
         self.control = gevent.socket.socket(control.family, control.type, 0, control.detach())
         self.auth: gevent.socket.socket | None = None
-        # Held while a login is sent: where auth is slow its socket is full, and gevent has one greenlet wait.
-        self._login_turn = gevent.lock.BoundedSemaphore()
+        # Taken while a login is sent: where auth is slow its socket is full, and gevent has one greenlet wait.
+        self._turns = Turns(self.hub)
+        self.known = Known(os.urandom(32))
         self.servers: list[Listener] = []
-        self.before_login: set[gevent.Greenlet] = set()
+        self.before_login: dict[gevent.Greenlet, None] = {}  # who has been there for longest is the first
         self.idle: list[gevent.Greenlet] = []
         self.connections = 0
+        self.ebb = Ebb(self.hub)
         self.counting = Counting(log.tally) if log.tally else None
         # Who speaks for others is not counted as long as it has not said for whom.
         uncounted = [*settings.trusted_networks, *settings.xclient_networks]
@@ -125,17 +136,21 @@ class Front:
         self.last_login_id += 1
         return self.last_login_id
 
-    def send_login(self, frame: bytes, fds: list[int]) -> None:
+    def send_login(self, frame: bytes, fds: list[int], peer: str, name: bytes) -> None:
         """
-        Send a login to auth, after those that wait for auth to take theirs.
+        Send a login to auth, after those that wait for auth to take theirs and go before this one.
 
         Raises:
+            TooMany: others wait already, and too many of them.
             OSError: there is no auth at the moment, or it has gone.
         """
-        with self._login_turn:
+        self._turns.take(self._turns.is_taken() and self.known.has(source_of(peer), name))
+        try:
             if self.auth is None:
                 raise ConnectionError("auth is being started again")
             channel.send(self.auth, frame, fds)
+        finally:
+            self._turns.give()
 
     def _load_certificates(self) -> Certificates | None:
         """
@@ -223,14 +238,15 @@ class Front:
 
     def _accepted(self, client: _socket.socket, address: tuple[Any, ...], proxied: bool, tls: bool) -> None:
         """Serve one connection, in a greenlet of its own: the one outermost handler for it."""
-        if self.connections >= self.settings.max_connections:
+        if self.connections >= self.settings.max_connections and not self._make_room(address[0], proxied):
             self._turn_away(client)
             return
         self.connections += 1
+        self.ebb.note(self.connections)
         if self.counting:
             self.counting.connected(self.connections)
         this = gevent.getcurrent()
-        self.before_login.add(this)
+        self.before_login[this] = None
         connection = None
         reason = "disconnect"
         try:
@@ -238,6 +254,10 @@ class Front:
             reason = connection.speak(tls)
         except TimeoutError:
             reason = "timeout"
+        except Displaced:
+            reason = "displaced"
+            if connection:
+                connection.transport.leave(CROWDED)
         except OSError:
             pass  # the peer is gone
         except Exception as error:
@@ -247,8 +267,9 @@ class Front:
             if connection:
                 connection.close()
             client.close()
-            self.before_login.discard(this)
+            self.before_login.pop(this, None)
             self.connections -= 1
+            self.ebb.note(self.connections)
             if self.counting:
                 self.counting.disconnected(self.connections)
             if connection:
@@ -258,12 +279,34 @@ class Front:
         if connection and reason != "session" and self.events.debug:
             connection.log("connection_closed", "debug", close_reason=reason)
 
-    def _turn_away(self, client: _socket.socket) -> None:
-        """At the limit: say so and close."""
-        times = self.gate.passes("connections", b"", time.monotonic())
+    def _make_room(self, peer: str, proxied: bool) -> bool:
+        """
+        At the limit: have the peer closed that has been without a login for longest; False if there is none.
+
+        Else whoever holds enough idle connections, from enough addresses, would keep everybody else out.
+        A mail program logs in at once. Who would be turned away for its address takes nobody's place.
+        """
+        if not self.before_login or (not proxied and self.addresses.is_full(peer)):
+            return False
+        self._log_exhausted("longest_without_login_closed")
+        # Not from here: a greenlet that another one throws into would not come back to that one.
+        self.hub.loop.run_callback(self._displace)
+        return True
+
+    def _displace(self) -> None:
+        for greenlet in self.before_login:
+            greenlet.throw(Displaced)
+            return
+
+    def _log_exhausted(self, reason: str) -> None:
+        times = self.gate.passes(reason, b"", time.monotonic())
         if times:
             most = self.settings.max_connections
-            self.logger.warning("connections_exhausted", max_connections=most, times=times)
+            self.logger.warning("connections_exhausted", max_connections=most, reason=reason, times=times)
+
+    def _turn_away(self, client: _socket.socket) -> None:
+        """At the limit: say so and close."""
+        self._log_exhausted("turned_away")
         try:
             client.send(CROWDED, SEND_FLAGS)
         except OSError:
@@ -301,6 +344,8 @@ class Front:
         if self.auth is not None:
             self.auth.close()
         plain = socket.socket(fileno=fd)
+        # What lies in it goes before anybody's turn.
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOGIN_SOCKET_OCTETS)
         self.auth = gevent.socket.socket(plain.family, plain.type, 0, plain.detach())
         if self.listening and not self.draining:
             self.listen()

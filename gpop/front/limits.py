@@ -48,6 +48,10 @@ class Addresses:
         self._open[source] = count + 1
         return source
 
+    def is_full(self, peer: str) -> bool:
+        """Whether `enter` would say None."""
+        return self._open.get(source_of(peer), 0) >= self.most and peer not in self._trusted
+
     def leave(self, source: bytes) -> None:
         """A connection has ended, of which `enter` said `source`."""
         if source == UNCOUNTED:

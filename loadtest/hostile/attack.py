@@ -17,6 +17,7 @@ from loadtest.hostile.peers import Peer, TlsPeer, address_of
 
 NETWORK = 64  # of the attackers' addresses; honest users have another
 OPENERS = 100
+OPEN = "open at the end"
 SWEEP_S = 1.0
 
 
@@ -40,9 +41,12 @@ class Attack:
         self.peers.discard(peer)
         peer.close()
 
-    def end(self) -> None:
-        """Count what is still open, and close it."""
-        self.achieved["open at the end"] += sum(peer.is_open() for peer in self.peers)
+    def count_open(self) -> None:
+        """At the end of the attack, before anything is closed."""
+        self.achieved[OPEN] += sum(peer.is_open() for peer in self.peers)
+
+    def close(self) -> None:
+        """Close all that the attack has left."""
         for peer in list(self.peers):
             self.forget(peer)
 

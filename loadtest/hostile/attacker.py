@@ -35,10 +35,11 @@ async def _attack(scenario: str, attack: Attack) -> dict[str, Any]:
     print(UNDER_WAY, flush=True)
     stop = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     await asyncio.wait({attacking, stop}, return_when=asyncio.FIRST_COMPLETED)
-    attack.end()
+    attack.count_open()
     attacking.cancel()
     with contextlib.suppress(asyncio.CancelledError, OSError):
         await attacking  # an error of its own ends this process with a traceback
+    attack.close()
     return dict(attack.achieved) | {"seconds": round(time.monotonic() - started, 1)}
 
 

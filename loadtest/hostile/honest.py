@@ -22,11 +22,16 @@ SHOWN_OCTETS = 80
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """One poll: when it began (monotonic), how long it took, and what was wrong with it, "" for nothing."""
+    """
+    One poll: when it began (monotonic), how long it took, and what was wrong with it, "" for nothing.
+
+    `steps_s`: when each of its answers had come, counted from its beginning.
+    """
 
     began_s: float
     took_s: float
     problem: str
+    steps_s: dict[str, float]
 
 
 class Wrong(Exception):
@@ -75,46 +80,55 @@ class Honest:
             began = time.monotonic()
             self._under_way.add(began)
             problem = ""
+            answers: dict[str, float] = {}
             try:
                 async with asyncio.timeout(TIMEOUT_S):
-                    listing = await _poll(self._port, number, account, expected, listing)
+                    listing = await _poll(self._port, number, account, expected, listing, answers)
             except TimeoutError:
                 problem = f"not served within {TIMEOUT_S:g} s"
             except (OSError, Wrong) as error:
                 problem = str(error) or type(error).__name__
             finally:
                 self._under_way.discard(began)
-            self.polls.append(Poll(began, time.monotonic() - began, problem))
+            steps = {step: at - began for step, at in answers.items()}
+            self.polls.append(Poll(began, time.monotonic() - began, problem, steps))
             await asyncio.sleep(self._pause_s * chance.uniform(0.5, 1.5))
 
 
-async def _poll(port: int, number: int, account: Account, expected: int, listing: list[bytes]) -> list[bytes]:
+async def _poll(
+    port: int, number: int, account: Account, expected: int, listing: list[bytes], answers: dict[str, float]
+) -> list[bytes]:
     """
     Log in, STAT, UIDL, QUIT; returns the unique-ids, which are those of `listing` if that is known.
+
+    When each answer came goes into `answers`.
 
     Raises:
         Wrong: an answer is not what it has to be.
         OSError: the server has closed, or does not let us in.
     """
+
+    def good(step: str, answer: bytes) -> bytes:
+        answers[step] = time.monotonic()
+        if not answer.startswith(b"+OK"):
+            text = answer[:SHOWN_OCTETS].decode("ascii", "replace").strip()
+            raise Wrong(f"{step}: {text or 'a close'}")
+        return answer
+
     peer = await Peer.connect(port, address_of(NETWORK, number))
     try:
-        _good(await peer.line(), "the greeting")
-        _good(await peer.ask(b"USER " + account.name.encode()), "USER")
-        _good(await peer.ask(b"PASS " + account.password.encode()), "PASS")
-        stat = _good(await peer.ask(b"STAT"), "STAT")
+        answers["connect"] = time.monotonic()
+        good("greeting", await peer.line())
+        good("USER", await peer.ask(b"USER " + account.name.encode()))
+        good("PASS", await peer.ask(b"PASS " + account.password.encode()))
+        stat = good("STAT", await peer.ask(b"STAT"))
         if int(stat.split()[1]) != expected:
             raise Wrong(f"STAT of {expected} messages: {stat[:SHOWN_OCTETS]!r}")
-        _good(await peer.ask(b"UIDL"), "UIDL")
+        good("UIDL", await peer.ask(b"UIDL"))
         found = await peer.lines()
         if len(found) != expected or (listing and found != listing):
             raise Wrong(f"UIDL: other unique-ids than before, {len(found)}")
-        _good(await peer.ask(b"QUIT"), "QUIT")
+        good("QUIT", await peer.ask(b"QUIT"))
         return found
     finally:
         peer.close()
-
-
-def _good(answer: bytes, of: str) -> bytes:
-    if not answer.startswith(b"+OK"):
-        raise Wrong(f"{of}: {answer[:SHOWN_OCTETS].decode('ascii', 'replace').strip() or 'a close'}")
-    return answer

@@ -93,6 +93,8 @@ class Peer:
 
     def is_open(self) -> bool:
         """Whether the server still has it; what it has sent may be unread, and stays so."""
+        if self.sock.fileno() < 0:
+            return False
         poll = select.poll()
         poll.register(self.sock.fileno(), select.POLLRDHUP)
         return not poll.poll(0)

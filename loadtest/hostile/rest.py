@@ -11,6 +11,7 @@ import asyncio
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,14 +48,12 @@ def look(server: trouble.Server) -> Rest:
     )
 
 
-async def settled(server: trouble.Server, before: Rest | None, within_s: float) -> Rest:
-    """Wait until there is neither session nor checker, and as many descriptors as `before`; look in any case."""
+async def settled(server: trouble.Server, is_back: Callable[[Rest], bool], within_s: float) -> Rest:
+    """Wait until there is neither session nor checker and `is_back` says yes; look in any case."""
     deadline = time.monotonic() + within_s
     while True:
         now = look(server)
-        if not now.sessions and not now.checkers and (not before or now.descriptors == before.descriptors):
-            return now
-        if time.monotonic() > deadline:
+        if (not now.sessions and not now.checkers and is_back(now)) or time.monotonic() > deadline:
             return now
         await asyncio.sleep(POLL_S)
 

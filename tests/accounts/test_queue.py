@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpop.auth.queue import FairQueue
+from gpop.auth.queue import TURNS_OF_STRANGERS, FairQueue, Lanes
 
 
 def test_one_source_never_has_all_places() -> None:
@@ -102,3 +102,29 @@ def test_the_bounds_always_hold(steps: list[tuple[str, bytes]], places: int) -> 
         for source in (b"a", b"b", b"c"):
             assert sum(item[0] == source for item in running) <= queue.places_per_source
             assert sum(item[0] == source for item in waiting) <= 5
+
+
+def test_who_has_logged_in_before_goes_before_strangers() -> None:
+    """However many strangers there are, each from another address: but one turn in some is theirs."""
+    lanes: Lanes[str] = Lanes(1, 100, 100)
+    for number in range(100):
+        lanes.lane(False).put(b"%d" % number, "stranger")
+    for number in range(8):
+        lanes.lane(True).put(b"%d" % number, "known")
+    turns = []
+    for _ in range(8):
+        turns.append(lanes.take())
+        lanes.lane(turns[-1] == "known").give_back(b"%d" % turns[:-1].count(turns[-1]))
+    assert turns == (["known"] * (TURNS_OF_STRANGERS - 1) + ["stranger"]) * 2
+
+
+def test_strangers_never_have_all_places() -> None:
+    """A quarter of them, at least one, stays for who has logged in before."""
+    for places, most in ((16, 12), (4, 3), (2, 1), (1, 1)):
+        lanes: Lanes[int] = Lanes(places, 100, 100)
+        for number in range(50):
+            lanes.lane(False).put(b"%d" % number, number)
+        taken = [lanes.take() for _ in range(places)]
+        assert sum(each is not None for each in taken) == most
+        lanes.lane(True).put(b"known", 99)
+        assert lanes.take() == (99 if places > 1 else None)

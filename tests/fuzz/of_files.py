@@ -282,9 +282,7 @@ TARGETS = (
     target(map_hash, _DATABASES["hash"], examples=40),
     target(map_btree, _DATABASES["btree"], examples=40),
     target(map_cdb, [_CDB], examples=40),
-    target(
-        config, [*_CONFIGS, *_ODD_CONFIGS], 25
-    ),
+    target(config, [*_CONFIGS, *_ODD_CONFIGS], 25),
     target(dovecot_uidlist, _UIDLISTS),
     target(courier_list, [_COURIER]),
     target(fake_uid_list, [b"17 UID17-1275660208\n\n3\tx\n"]),

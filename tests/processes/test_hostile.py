@@ -23,7 +23,9 @@ import pytest
 
 from gpop.front.connection import MAX_BAD_COMMANDS, MAX_LINES, MAX_REFUSALS
 from gpop.pop3.wire import MAX_SASL_OCTETS
-from tests.serving import PASSWORD, ROOT, wait_until
+from loadtest.hostile.peers import client_hello
+from tests.certificates import Authority
+from tests.serving import PASSWORD, ROOT, Dialogue, wait_until
 
 MESSAGE = b"Subject: one\n\n" + b"body\n" * 200
 # A round of an attack that adds no more than this to any process leaves nothing behind.
@@ -409,17 +411,18 @@ def test_many_connections_of_one_peer(server):
     assert_nothing_stays(server, attack)
 
 
-def test_a_front_that_is_full_says_so(make_server):
+def test_a_front_full_of_sessions_says_so(make_server):
     """At server.max_connections a peer is told [SYS/TEMP]; one line in the log, and room again afterwards."""
-    server = make_server(server__max_connections=5)
+    server = make_server(server__max_connections=5, session__lock=False)
     with ExitStack() as open_attackers:
         for _ in range(5):
-            open_attackers.enter_context(Attacker(server))
+            open_attackers.enter_context(Attacker(server, logged_in=True))
         for _ in range(3):
             with server.connect() as turned_away:
                 assert turned_away.greeting.startswith(b"-ERR [SYS/TEMP]")
                 assert turned_away.rest() == b""
-    assert len(server.events("connections_exhausted")) == 1
+    lines = server.events("connections_exhausted")
+    assert [line["reason"] for line in lines] == ["turned_away"]
 
     def has_room():
         with server.connect() as dialogue:
@@ -427,3 +430,82 @@ def test_a_front_that_is_full_says_so(make_server):
 
     wait_until(has_room)
     assert server.faults() == []
+
+
+def test_idle_connections_do_not_keep_others_out(make_server):
+    """A front full of peers without a login closes the one that has been there for longest, and says why."""
+    server = make_server(server__max_connections=5)
+    with ExitStack() as open_attackers:
+        idle = [open_attackers.enter_context(Attacker(server)) for _ in range(4)]
+        session = open_attackers.enter_context(Attacker(server, logged_in=True))
+        session.send(b"QUIT\r\n")
+        idle.append(open_attackers.enter_context(Attacker(server)))
+        for attacker in idle[:3]:
+            newcomer = open_attackers.enter_context(server.connect())
+            assert newcomer.greeting.startswith(b"+OK")
+            assert attacker.rest().startswith(b"-ERR [SYS/TEMP] Too many connections")
+        idle[3].send(b"QUIT\r\n")
+        assert idle[3].replies(1) == [b"+OK"]  # whoever came later was let alone
+    line = server.wait_for_event("connections_exhausted")
+    assert (line["reason"], line["max_connections"]) == ("longest_without_login_closed", 5)
+    assert server.faults() == []
+
+
+def test_a_session_is_never_closed_for_a_newcomer(make_server):
+    """Only peers without a login make room: a login that is being decided does not, nor a session."""
+    server = make_server(server__max_connections=2, accounts__refusal_time_s=3)
+    with Attacker(server, logged_in=True) as session, Attacker(server) as deciding:
+        deciding.send(b"USER user0\r\nPASS wrong\r\n")
+        assert deciding.replies(1) == [b"+OK"]
+        wait_until(lambda: server.connect().greeting.startswith(b"-ERR [SYS/TEMP]"))
+        assert deciding.replies(1) == [b"-ERR"]
+        session.send(b"NOOP\r\n")
+        assert session.replies(1) == [b"+OK"]
+
+
+def test_who_is_turned_away_for_its_address_takes_nobodys_place(make_server):
+    """Else one address could close all the connections of others before their login."""
+    limits = {"server__max_connections": 3, "server__max_connections_per_address": 2}
+    server = make_server(accounts__trusted_networks=[], **limits)
+    with ExitStack() as connections:
+        address = ("127.0.0.1", server.port)
+        other = socket.create_connection(address, 20, source_address=("127.0.0.2", 0))
+        other = connections.enter_context(Dialogue(other))
+        assert other.line().startswith(b"+OK")
+        for _ in range(2):
+            connections.enter_context(Attacker(server))
+        for _ in range(5):
+            with server.connect() as turned_away:
+                assert turned_away.greeting.startswith(b"-ERR [SYS/TEMP]")
+        assert other.ask("QUIT").startswith(b"+OK")
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root: it looks at the memory of the service user's process")
+def test_memory_goes_back_after_a_flood(make_server, tmp_path):
+    """What 600 handshakes that nobody finishes need is the system's again soon after they have ended."""
+    chain, key = Authority(tmp_path).issue("localhost")
+    server = make_server(server__listen_tls=["127.0.0.1:0"], tls__certificates=[[chain, key]])
+    front = server.pids("front")[0]
+    hello = client_hello()
+
+    def flood():
+        with ExitStack() as connections:
+            peers = [
+                connections.enter_context(socket.create_connection(("127.0.0.1", server.tls_port), 20))
+                for _ in range(600)
+            ]
+            for peer in peers:
+                peer.sendall(hello)
+            for peer in peers:
+                assert peer.recv(1)
+            return private_kib(front)
+
+    most = flood()
+    least = most
+
+    def is_back():
+        nonlocal least
+        least = min(least, private_kib(front))
+        return most - least > 15 * 1024
+
+    wait_until(is_back, what=lambda: f"some of {most} KiB to go back; {least} KiB are left")
