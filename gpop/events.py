@@ -42,7 +42,7 @@ EVENTS = {
     "tls_failed": "a peer and the front could not agree on TLS, or it was cut off within the handshake",
     "front_started": "a front accepts connections",
     "front_draining": "a front stopped accepting",
-    "connections_exhausted": "a front is at server.max_connections and closed a new connection",
+    "connections_exhausted": "a front is at server.max_connections: it closed an idle peer, or the new one",
     "limit_reached": "a peer was turned away because its address, or this connection, did too much",
     "proxy_refused": "a connection to server.proxy_listen was closed: who sent it, or what, is not accepted",
     # written by the front for a session

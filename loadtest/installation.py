@@ -15,7 +15,15 @@ import gpop
 COMPILED = shutil.ignore_patterns("__pycache__")
 
 
-class Installation:
+class Installed:
+    """A gpop that is installed in a folder. `program`: what Python is to execute."""
+
+    def __init__(self, folder: Path) -> None:
+        self.package = folder / "gpop"
+        self.program = self.package / "__main__.py"
+
+
+class Installation(Installed):
     """
     A copy of the package in a folder of its own.
 
@@ -26,9 +34,8 @@ class Installation:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.package = folder / "gpop"
+        super().__init__(folder)
         shutil.copytree(Path(gpop.__file__).parent, self.package, ignore=COMPILED)
-        self.program = self.package / "__main__.py"
         self.version = gpop.__version__
 
     def update(self, version: str) -> None:

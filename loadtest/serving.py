@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from loadtest.installation import Installation
+from loadtest.installation import Installed
 from loadtest.site import Site, SiteFailed
 
 START_TIMEOUT_S = 30.0
@@ -21,14 +21,14 @@ STOP_TIMEOUT_S = 60.0
 SHOWN_LOG_OCTETS = 3000
 
 
-def serve_command(site: Site, installation: Installation | None = None) -> list[str]:
+def serve_command(site: Site, installation: Installed | None = None) -> list[str]:
     """The command line of gpop on a site, this one or one that is installed elsewhere."""
     program = [str(installation.program)] if installation else ["-m", "gpop"]
     return [sys.executable, "-I", *program, "serve", "--config", str(site.config)]
 
 
 @contextlib.contextmanager
-def serving(site: Site, installation: Installation | None = None) -> Iterator[int]:
+def serving(site: Site, installation: Installed | None = None) -> Iterator[int]:
     """
     Run gpop on a site; its process id.
 

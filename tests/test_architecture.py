@@ -79,7 +79,10 @@ LEAN_MAY_IMPORT_AS_WELL = {"events": {"structlog"}, "privsep.confinement": {"_ct
 ONLY_IN = {
     "pam": {"accounts.pam"},
     "pysasl": {"front.preparation"},
-    "gevent": {"front.front", "front.connection", "front.outcome", "front.relay", "metrics.metrics"},
+    "gevent": {
+        *("front.front", "front.connection", "front.outcome", "front.relay", "front.turns"),
+        "metrics.metrics",
+    },
     "prometheus_client": {"metrics.metrics", "metrics.exposition"},
     "duckdb": {"report.store"},
     "rich": {"commands.report", "migration.progress", "report.terminal", "report.live"},

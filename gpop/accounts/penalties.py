@@ -78,9 +78,15 @@ class PenaltyTable:
         penalty.level = min(was + 1, len(DELAYS_S) - 1)
         penalty.raised_s = now
         self._penalties.move_to_end(source)
-        while len(self._penalties) > self._max_sources:
-            self._penalties.popitem(last=False)
+        self._forget(now)
         return DELAYS_S[penalty.level] if penalty.level > was else 0.0
+
+    def _forget(self, now: float) -> None:
+        """Drop who is longest quiet, if it is long enough, or there is no room: two for each that comes."""
+        for _ in range(2):
+            oldest = next(iter(self._penalties.values()))
+            if len(self._penalties) > self._max_sources or now - oldest.raised_s >= self._forget_s > 0:
+                self._penalties.popitem(last=False)
 
     def _fingerprint(self, name: bytes, password: bytes) -> bytes:
         # The name's length keeps ("ab", "c") and ("a", "bc") apart.

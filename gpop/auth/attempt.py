@@ -26,8 +26,9 @@ class Attempt:
     `name` is what the client sent, and what the log says. `login_name` is what that means where it was said
     (`NameRules.login_name`): everything is decided by it.
 
-    `is_known`: this name has logged in from this source before. `peer_is_verified`: the kernel says so too, not only the front. `prepared`: name and password to be tried
-    after those that were sent (see `sources.decide`); b"" where there is no other form.
+    `is_known`: this name has logged in from this source before. `peer_is_verified`: the kernel says so
+    too, not only the front. `prepared`: name and password to be tried after those that were sent (see
+    `sources.decide`); b"" where there is no other form.
     """
 
     __slots__ = (

@@ -157,7 +157,8 @@ SETTINGS: tuple[Setting, ...] = (
         "server.max_connections",
         10000,
         Whole(1, 1_000_000),
-        "Connections one front holds at once.",
+        "Connections one front holds at once. At the limit the one that has been without a login for longest "
+        "is closed for a new one; where all are logged in, the new one is.",
         "Too low: clients are turned away while the machine is idle. Above the limit on open descriptors "
         "(LimitNOFILE, ulimit -n) that limit counts instead.",
         unit="connections per front",

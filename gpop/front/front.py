@@ -101,7 +101,7 @@ class Front:
         control = socket.socket(fileno=control_fd)
         self.control = gevent.socket.socket(control.family, control.type, 0, control.detach())
         self.auth: gevent.socket.socket | None = None
-        # Taken while a login is sent: where auth is slow its socket is full, and gevent has one greenlet wait.
+        # Taken while a login is sent: where auth is slow its socket is full, and one greenlet may wait.
         self._turns = Turns(self.hub)
         self.known = Known(os.urandom(32))
         self.servers: list[Listener] = []

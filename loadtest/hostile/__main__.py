@@ -1,9 +1,9 @@
 """
-python -m loadtest.hostile: peers who mean harm, one attack after the other, beside honest users (`./dev hostile`).
+python -m loadtest.hostile (`./dev hostile`): peers who mean harm, one attack after the other.
 
-A gpop of its own on loopback, 50 users who poll all the time, and a process with the attackers. For each
-scenario: how fast the users are served without and beside the attack, and what the server's processes have
-before and after it. Exit status 1 if a user was not served, or anything is out of the bounds that
+A gpop of its own on loopback, 50 honest users who poll all the time, and a process with the attackers. For
+each scenario: how fast the users are served without and beside the attack, and what the server's processes
+have before and after it. Exit status 1 if a user was not served, or anything is out of the bounds that
 loadtest/hostile/scenarios.py and judgement.py state. Executed by developers, administrators, CI.
 """
 
@@ -31,6 +31,7 @@ from loadtest.hostile.honest import Honest
 from loadtest.hostile.judgement import Result, left_behind
 from loadtest.hostile.rest import settled
 from loadtest.hostile.scenarios import BY_NAME, SCENARIOS, Scenario
+from loadtest.installation import Installed
 from loadtest.mail import Mail
 from loadtest.serving import serving
 from loadtest.site import Account, Site, SiteFailed
@@ -45,7 +46,6 @@ penalty_forget_s = 20"""
 CACHE = "\n[accounts.cache]\nenabled = true"
 UNDER_WAY_WITHIN_S = 120.0
 ENDED_WITHIN_S = 60.0
-SETTLED_WITHIN_S = 20.0
 # Attackers, and whatever else this machine does, are elsewhere in earnest: the server and the honest users go
 # before them, if root allows it.
 NICENESS = -10
@@ -60,7 +60,8 @@ def main(arguments: list[str]) -> int:
     try:
         if sites.ROOT:
             os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
-        with _site(options) as site, serving(site, options.installation) as pid:
+        installation = Installed(options.installation) if options.installation else None
+        with _site(options) as site, serving(site, installation) as pid:
             results = asyncio.run(_run(options, site, trouble.Server(pid, site.log)))
     except SiteFailed as error:
         print(f"hostile: {error}", file=sys.stderr)
@@ -86,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pause", type=float, default=1.0, help="between two polls of one, s (%(default)s)")
     parser.add_argument("--quiet-s", type=float, default=6.0, help="polls without attack (%(default)s s)")
     parser.add_argument("--attack-s", type=float, default=15.0, help="polls beside it (%(default)s s)")
+    parser.add_argument(
+        "--settle-s", type=float, default=20.0, help="for the server, to come to rest (%(default)s s)"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="of the attackers' numbers (%(default)s)")
     parser.add_argument("--cache", action="store_true", help="with the auth cache (accounts.cache.enabled)")
     parser.add_argument("--no-times", action="store_true", help="judge everything but how long polls took")
@@ -169,7 +173,7 @@ async def _one(
 ) -> Result:
     """One scenario, from rest to rest."""
     await honest.pause()
-    before = await settled(server, lambda _: True, SETTLED_WITHIN_S)
+    before = await settled(server, lambda _: True, options.settle_s)
     log_before = trouble.in_log(server.log)
     honest.go_on()
     quiet = await honest.of_next(options.quiet_s)
@@ -197,7 +201,7 @@ async def _one(
     log = trouble.in_log(server.log) - log_before
     penalties = log["penalty_raised"]
     after = await settled(
-        server, lambda now: not any(left_behind(before, now, achieved, penalties)), SETTLED_WITHIN_S
+        server, lambda now: not any(left_behind(before, now, achieved, penalties)), options.settle_s
     )
     faults = [f"{event} {log[event]} times" for event in trouble.FAULTS if log[event]]
     return Result(scenario, quiet, attacked, before, after, achieved, faults, penalties)

@@ -1,7 +1,7 @@
 """
-The attackers' process: one scenario, from its start until standard input ends; then what it achieved, as JSON.
+The attackers' process: one scenario, until standard input ends; then what it achieved, as JSON.
 
-A process of its own, so that what the attack costs its clients is not what it costs the server's other clients.
+A process of its own, so that what the attack costs its clients is not what it costs honest ones.
 Started by `python -m loadtest.hostile`, which writes one line of JSON to its standard input.
 """
 

@@ -1,5 +1,5 @@
 """
-What attackers do: each scenario a coroutine, which says when it is under way and goes on until it is cancelled.
+What attackers do: each scenario a coroutine, which says when it is under way and goes on until the end.
 
 Executed by the attackers' process. What the names mean for honest users is in `scenarios`.
 """

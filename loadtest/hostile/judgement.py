@@ -1,8 +1,8 @@
 """
-PURE: what a scenario has done to honest users and to the server, whether that is within bounds, and the table of it.
+PURE: what a scenario has done to honest users and to the server, whether that is within bounds, and a table.
 
-Times are judged by ratios within one run, because the machine may be busy with other things. What must not
-depend on any clock is judged as it is: every poll served, the same processes, no session and no descriptor left.
+Times are judged by ratios within one run, because the machine may be busy with other things. What does not
+depend on any clock is judged as it is: every poll served, the same processes, no descriptor left.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from loadtest.hostile.scenarios import Scenario
 LEAST_P99_MS = 25.0
 # What a process may have more after an attack than before it, in KiB. `docs/reliability.md` says of what.
 MOST_GROWTH_KIB = {"broker": 512, "auth": 1024, "front": 4096}
-# What a front keeps for each connection of the most that it has ever had, for those to come: not a leak, because
-# the same attack again adds nothing.
+# What a front keeps for each connection of the most that it has ever had, for those to come: not a leak,
+# because the same attack again adds nothing.
 KEPT_KIB = 4.0
 # What auth remembers of each source that it has penalised, as long as accounts.penalty_forget_s.
 PENALTY_KIB = 1.0
@@ -40,7 +40,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One scenario: honest users before and beside it, the server at rest before and after, what was achieved."""
+    """One scenario: honest users before and beside it, the server before and after, what was achieved."""
 
     scenario: Scenario
     quiet: Sequence[Poll]

@@ -70,6 +70,17 @@ def test_who_has_been_quiet_longest_is_forgotten_first() -> None:
     assert [penalties.delay_s(source, 2.0) for source in sources] == [4.0, 0.0, 2.0, 2.0]
 
 
+def test_penalties_that_are_over_take_no_memory() -> None:
+    """After a night of guesses from everywhere the table empties again, by those that come later."""
+    penalties = table(max_sources=1000)
+    for number in range(500):
+        penalties.failed(b"%d" % number, b"name", b"wrong", 0.0)
+    assert len(penalties) == 500
+    for number in range(500):
+        penalties.failed(b"late %d" % (number % 3), b"name", b"%d" % number, 900.0)
+    assert len(penalties) == 3
+
+
 def test_one_customer_is_one_source() -> None:
     """One IPv4 address, one IPv6 /64; an IPv4 address is itself in IPv6 clothes."""
     assert source_of("2001:db8:1:2::1") == source_of("2001:db8:1:2:ffff::9")
