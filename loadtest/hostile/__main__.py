@@ -36,7 +36,7 @@ from loadtest.mail import Mail
 from loadtest.serving import serving
 from loadtest.site import Account, Site, SiteFailed
 
-ATTACKERS = 100  # accounts of theirs
+ATTACKERS, FEWEST_ATTACKERS = 100, 4  # accounts of theirs
 MESSAGE_OCTETS = 1024 * 1024
 # Nobody is trusted, so that all limits hold for addresses of loopback as for any others. As the scenarios
 # follow each other, penalties are forgotten soon: a later one would find its addresses penalised.
@@ -63,6 +63,8 @@ def main(arguments: list[str]) -> int:
         installation = Installed(options.installation) if options.installation else None
         with _site(options) as site, serving(site, installation) as pid:
             results = asyncio.run(_run(options, site, trouble.Server(pid, site.log)))
+            # The first of two: nobody needs the time that sessions are given to end.
+            os.kill(pid, signal.SIGTERM)
     except SiteFailed as error:
         print(f"hostile: {error}", file=sys.stderr)
         return 1
@@ -114,7 +116,7 @@ def _site(options: argparse.Namespace) -> Iterator[Site]:
     try:
         folder.chmod(0o755)
         settings = SETTINGS + (CACHE if options.cache else "")
-        site = sites.make(folder / "site", options.users + ATTACKERS, 0, 0, settings)
+        site = sites.make(folder / "site", options.users + _attackers(options), 0, 0, settings)
         if not site.certificate.exists():
             raise SiteFailed("there is no openssl to make a certificate with")
         for number, account in enumerate(site.accounts()[options.users :]):
@@ -122,6 +124,12 @@ def _site(options: argparse.Namespace) -> Iterator[Site]:
         yield site
     finally:
         shutil.rmtree(folder)
+
+
+def _attackers(options: argparse.Namespace) -> int:
+    """How many accounts they have."""
+    scale: float = options.scale
+    return max(FEWEST_ATTACKERS, round(ATTACKERS * scale))
 
 
 def _give_only_a_large_message(account: Account, number: int) -> None:

@@ -98,15 +98,24 @@ class Attack:
     @contextlib.asynccontextmanager
     async def peer(self, number: int, tls: bool = False) -> AsyncIterator[Peer]:
         """A connection for one deed; inside TLS after its handshake."""
-        kind = TlsPeer if tls else Peer
-        peer = await kind.connect(self.tls_port if tls else self.port, address_of(NETWORK, number))
-        self.peers.add(peer)
+        peer = await self.open(number, tls)
         try:
-            if isinstance(peer, TlsPeer):
-                await peer.handshake()
             yield peer
         finally:
             self.forget(peer)
+
+    async def open(self, number: int, tls: bool) -> Peer:
+        """A connection that stays, until `forget`."""
+        kind = TlsPeer if tls else Peer
+        peer = await kind.connect(self.tls_port if tls else self.port, address_of(NETWORK, number))
+        self.peers.add(peer)
+        if isinstance(peer, TlsPeer):
+            try:
+                await peer.handshake()
+            except BaseException:
+                self.forget(peer)
+                raise
+        return peer
 
     async def log_in(self, peer: Peer, number: int) -> None:
         """Log in to the account with that number. Raises OSError if that can't be."""

@@ -163,12 +163,13 @@ async def unread_retr(attack: Attack) -> None:
     """As many sessions as there are accounts, each with hundreds of MB on their way to nobody."""
 
     async def opener(number: int) -> Peer:
-        # Held, not left: so not by `attack.peer`.
-        async with contextlib.AsyncExitStack() as on_failure:
-            peer = await on_failure.enter_async_context(attack.peer(number, tls=number % 2 == 1))
+        peer = await attack.open(number, tls=number % 2 == 1)
+        try:
             await attack.log_in(peer, number)
             await peer.send(b"RETR 1\r\n" * 1000)
-            on_failure.pop_all()
+        except BaseException:
+            attack.forget(peer)
+            raise
         return peer
 
     await attack.hold(attack.many(len(attack.accounts)), opener)

@@ -1,7 +1,7 @@
 """
 One connection of an attacker, in cleartext or inside TLS: it may stop in the middle of anything.
 
-Knows sockets and asyncio; no server and no scenario. Executed by the attackers' process, and for honest users.
+Knows sockets and asyncio; no server and no scenario. Executed for attackers and for honest users.
 """
 
 from __future__ import annotations
