@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ SETTINGS = """trusted_networks = []
 cleartext = "always"
 penalty_forget_s = 20"""
 CACHE = "\n[accounts.cache]\nenabled = true"
+BETWEEN_SIGNALS_S = 0.5
 UNDER_WAY_WITHIN_S = 120.0
 ENDED_WITHIN_S = 60.0
 # Attackers, and whatever else this machine does, are elsewhere in earnest: the server and the honest users go
@@ -65,6 +67,7 @@ def main(arguments: list[str]) -> int:
             results = asyncio.run(_run(options, site, trouble.Server(pid, site.log)))
             # The first of two: nobody needs the time that sessions are given to end.
             os.kill(pid, signal.SIGTERM)
+            time.sleep(BETWEEN_SIGNALS_S)
     except SiteFailed as error:
         print(f"hostile: {error}", file=sys.stderr)
         return 1
