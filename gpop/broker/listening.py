@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # The sockets listened on, by (address, whether TLS begins at once).
 Listening = dict[tuple[str, bool], _socket.socket]
 
-# Who finds the queue full tries again after 1, 3, 7, 15 s: in a flood of connections it is better to wait in it.
+# Who finds the queue full tries again after 1, 3, 7, 15 s: it is better to wait in it.
 # Linux takes no more than net.core.somaxconn, which is 4,096.
 LISTEN_BACKLOG = 4096
 # Peers that vanished without a word are found by the kernel: 2 minutes' silence, then 3 probes.
