@@ -4,8 +4,8 @@ The kernel between a real gpop and the system: the n-th call of a kind fails, or
 Every process of `gpop serve`, the sessions included, runs under a seccomp filter that asks us about
 the calls in `KINDS` before the kernel does anything (`seccomp_unotify(2)`): go on, or fail with an
 errno. Nothing of gpop is replaced, no library is preloaded (gpop's processes have an environment of their
-own anyway), and nothing has to be compiled. While we are asked the process stands still, within its call: so a
-copy of its files taken then is what a power cut would leave.
+own anyway), and nothing has to be compiled. While we are asked the process stands still, within its call: so
+it can be killed there, and a copy of its files taken then is what a crash would leave.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Kernel:
         self.count = 0
         self.failed: Counter[str] = Counter()
         self._roles: dict[int, str] = {}
-        self._rule: tuple[str, str, int, int, bool] | None = None
+        self._rule: tuple[str, str, range, int] | None = None
         self._hook: Callable[[int, str, str], None] | None = None
         self._guard = threading.Lock()
         self._ended = False
@@ -133,11 +133,11 @@ class Kernel:
             self._thread.join(30)
         assert self.problem is None, self.problem
 
-    def fail(self, role: str, kind: str, nth: int, error_number: int, lasting: bool = False) -> None:
-        """The `nth` call of a kind, of processes in a role, fails from now on; all after it, too, if `lasting`."""
+    def fail(self, role: str, kind: str, nth: int, error_number: int, times: int = 1) -> None:
+        """The `nth` call from now on of a kind, in processes of a role, fails; so do those right after it."""
         with self._guard:
             self.count, self.failed = 0, Counter()
-            self._rule = role, kind, nth, error_number, lasting
+            self._rule = role, kind, range(nth, nth + times), error_number
 
     def watch(self, hook: Callable[[int, str, str], None]) -> None:
         """Call `hook(pid, role, name of the call)` before every call; the process waits meanwhile."""
@@ -203,7 +203,7 @@ class Kernel:
             if not rule or KIND_OF[number] != rule[1] or self.role(pid) != rule[0]:
                 return 0
             self.count += 1
-            if self.count == rule[2] or (rule[4] and self.count > rule[2]):
+            if self.count in rule[2]:
                 self.failed[NAME_OF[number]] += 1
                 return rule[3]
             return 0

@@ -277,11 +277,12 @@ class Auth:
             frame, fds = channel.receive(front, MAX_LOGIN_OCTETS)
         except BlockingIOError:
             return
-        except messages.BadFrame as error:
-            self._end_front(front, str(error))
-            return
-        except (channel.ChannelClosed, OSError):
+        except channel.ChannelClosed:
             self._end_front(front)
+            return
+        except (messages.BadFrame, OSError) as error:
+            # Told to the broker: a front to which nobody listens is alive, and could serve nobody.
+            self._end_front(front, str(error))
             return
         try:
             if frame.kind not in (messages.LOGIN, messages.RELAYED_LOGIN):

@@ -313,7 +313,7 @@ class Broker:
             return
         except BlockingIOError:
             return
-        except messages.BadFrame as error:
+        except (messages.BadFrame, OSError) as error:
             self.reject(process, str(error))
             return
         kind = messages.kind_of(octets)

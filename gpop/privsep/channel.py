@@ -12,14 +12,17 @@ closed here, so no error path of a caller can leak one.
 from __future__ import annotations
 
 import _socket
+import errno
 import os
 import struct
+import time
 
 from gpop.privsep import messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from gpop.privsep.messages import Frame
 
@@ -29,6 +32,8 @@ LOGIN_DESCRIPTORS = struct.Struct("2i")
 CUT_SHORT = _socket.MSG_TRUNC | _socket.MSG_CTRUNC
 LAST_ACK_AT = 56  # linux/tcp.h: where tcpi_last_ack_recv is in struct tcp_info, in milliseconds
 NO_LINGER = struct.pack("ii", 0, 0)
+# So often, and so long, it is waited for memory of the kernel's: a second in all.
+MOST_WAITS, WAIT_S = 100, 0.01
 ANCILLARY_OCTETS = _socket.CMSG_SPACE(4 * DESCRIPTOR_OCTETS)
 
 
@@ -101,10 +106,8 @@ def receive_octets(sock: _socket.socket, most: int) -> tuple[bytes, list[int]]:
     """
     try:
         octets, ancillary, flags, _ = sock.recvmsg(most, ANCILLARY_OCTETS, _socket.MSG_CMSG_CLOEXEC)
-    except ConnectionResetError:
-        # The other end was closed with frames in it that it had not read. What it sent before
-        # that is still here, behind this error, which is reported once.
-        octets, ancillary, flags, _ = sock.recvmsg(most, ANCILLARY_OCTETS, _socket.MSG_CMSG_CLOEXEC)
+    except OSError as error:
+        octets, ancillary, flags, _ = _receive_again(sock, most, error)
     fds = _descriptors(ancillary)
     if not octets and not fds:
         raise ChannelClosed
@@ -112,6 +115,29 @@ def receive_octets(sock: _socket.socket, most: int) -> tuple[bytes, list[int]]:
         close_all(fds)
         raise messages.BadFrame("frame or descriptors were cut short")
     return octets, fds
+
+
+def _receive_again(sock: _socket.socket, most: int, error: OSError) -> tuple[bytes, list[Any], int, Any]:
+    """
+    Receive after `error`, where the frame is still there: nothing is lost by asking again.
+
+    ECONNRESET: the other end was closed with frames in it that it had not read; what it sent before
+    is behind this error, which is reported once. ENOMEM, ENOBUFS: the kernel has no memory now; whoever
+    took that for the end of the conversation would end logins, sessions inside TLS, or gpop.
+
+    Raises:
+        OSError: another one, or the kernel had no memory all the time.
+    """
+    for _ in range(MOST_WAITS):
+        if error.errno in (errno.ENOMEM, errno.ENOBUFS):
+            time.sleep(WAIT_S)
+        elif error.errno != errno.ECONNRESET:
+            raise error
+        try:
+            return sock.recvmsg(most, ANCILLARY_OCTETS, _socket.MSG_CMSG_CLOEXEC)
+        except OSError as another:
+            error = another
+    raise error
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
@@ -153,6 +179,8 @@ def close_socket(sock: _socket.socket) -> None:
         # Asked for first: Python makes and drops two errors on its way to an option of octets.
         if sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER):
             sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, NO_LINGER)
+    except OSError:
+        return  # it is closed all the same, and nobody ends for it
     finally:
         sock.close()
 

@@ -1,8 +1,8 @@
 """
 A maildrop of every kind of message, a client that believes nothing, and what has to hold after any fault.
 
-Used with `tests.kernel`: something fails while the client is served, and then `after` looks at the files, at what the
-next client is told, and at the processes.
+Something fails while the client is served (`Attempt`); then `after` looks at the files and at what the next
+client is told, and `Lasting` at the processes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.serving import PASSWORD, Dialogue, Server, wait_until
 
 FIRST_S = 1700000000
 PATIENCE_S = 60
-# With the codes of RFC 3206 and RFC 2449: a client comes again, and nobody's mail program asks for a password.
+# Codes of RFC 3206 and RFC 2449: a client comes again, and no mail program asks for a password.
 COME_AGAIN = (b"-ERR [SYS/TEMP]", b"-ERR [IN-USE]")
 # Slow and obvious: once for each message is enough.
 encode, octets_on_wire, top = (
@@ -85,7 +85,7 @@ class Drop:
             self.truth.append((ids[base].unique_id if base in ids else base, octets_of(number)))
         if state != "absent":
             settle(self.path)
-            client = Client(self.server, self.name)
+            client = next_login(self)
             client.look(self.truth)
             client.quit()
         if state == "changed":
@@ -169,7 +169,7 @@ class Client:
         return answer
 
     def look(self, truth: list[tuple[bytes, bytes]], wrong_sizes: int = 0) -> None:
-        """STAT, LIST and UIDL, compared with the truth; so many sizes may be guesses (a file can't be read)."""
+        """STAT, LIST and UIDL, compared with the truth; so many sizes may be guesses."""
         stat = self._ask("STAT").split()
         assert stat[:2] == [b"+OK", b"%d" % len(truth)], stat
         sizes = self._listing("LIST")
@@ -188,7 +188,7 @@ class Client:
         return lines
 
     def retrieve(self, index: int, octets: bytes, must: bool = True) -> None:
-        """RETR: the whole message; where it may fail, -ERR or the start of it and the end of the connection."""
+        """RETR: the whole message; where it may fail, also -ERR, or a part and the end of the connection."""
         self._message(f"RETR {index + 1}", encode(octets), must)
 
     def top(self, index: int, octets: bytes, lines: int, must: bool = True) -> None:
@@ -228,7 +228,7 @@ class Attempt:
 
     Attributes:
         cut: how it was cut off; empty if it was served to its end.
-        removed: whether the messages that were marked must be gone (True) or there (False), or may be both (None).
+        removed: whether the messages that were marked must be gone (True), be there, or may be both (None).
     """
 
     def __init__(self, drop: Drop, wrong_sizes: int = 1) -> None:
@@ -302,11 +302,11 @@ def descriptors(pid: int) -> int:
 
 
 class Lasting:
-    """The long-lived processes of a server: they have to be there, with no descriptors that they did not have."""
+    """The long-lived processes of a server: they have to be there, with no more descriptors than before."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.most = {kind: 0 for kind in ("broker", "auth", "front")}
+        self.most = dict.fromkeys(("broker", "auth", "front"), 0)
         for kind, pid in self._pids():
             self.most[kind] = max(self.most[kind], descriptors(pid))
 
@@ -316,7 +316,7 @@ class Lasting:
         return found
 
     def check(self) -> None:
-        """The broker is the same; there are one auth and one front; nothing is left open, no child unreaped."""
+        """The broker is the same; there are one auth and one front; nothing is left open."""
         server = self.server
         assert server.process.poll() is None, server.output_path.read_text()[-4000:]
         wait_until(lambda: len(server.pids("front")) == len(server.pids("auth")) == 1, PATIENCE_S)
