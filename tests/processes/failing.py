@@ -12,12 +12,17 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from gpop.maildrop import importfile
 from gpop.maildrop.imported import ImportedId
 from tests.pop3 import reference
-from tests.serving import PASSWORD, Dialogue, Server, wait_until
+from tests.serving import PASSWORD, Dialogue, Server, Site, wait_until
 
 FIRST_S = 1700000000
 PATIENCE_S = 60
@@ -231,13 +236,15 @@ class Attempt:
         removed: whether the messages that were marked must be gone (True), be there, or may be both (None).
     """
 
-    def __init__(self, drop: Drop, wrong_sizes: int = 1) -> None:
+    def __init__(self, drop: Drop, wrong_sizes: int = 1, logged_in: Callable[[], object] = int) -> None:
+        """`logged_in` is called when there is a session."""
         self.drop, self.cut = drop, ""
         self.removed: bool | None = False
         self.marked: list[int] = []
         client = None
         try:
             client = Client(drop.server, drop.name)
+            logged_in()
             self._converse(client, drop.truth, wrong_sizes)
         except Cut as cut:
             self.cut = str(cut)
@@ -338,3 +345,26 @@ def end(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
+
+
+def unmount(where: Path) -> None:
+    """Unmount, as soon as nobody is in there any more."""
+    command = ["umount", where]
+    wait_until(lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0, 60)
+
+
+@contextmanager
+def mounted(site: Site, *arguments: str | Path, again: bool = False) -> Iterator[Path]:
+    """A file system of its own at the home of the account, empty, or as it is if it is mounted `again`."""
+    where = site.home("user0")
+    shutil.rmtree(where)
+    where.mkdir()
+    done = subprocess.run(["mount", *arguments, where], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"a file system can't be mounted here: {done.stderr.strip()}")
+    if not again:
+        site.make_home("user0")
+    try:
+        yield where
+    finally:
+        unmount(where)

@@ -1,0 +1,239 @@
+"""
+Descriptors, processes, memory and disks that really run out, under a real gpop.
+
+What can't be had on a machine (control groups, loop devices) is skipped, saying why. `GPOP_TEST_FAULTS=all`
+tries every step of a limit, where CI tries a few.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.processes import failing
+from tests.processes.failing import Attempt, Drop, Lasting, mounted
+from tests.serving import ROOT, Server, Site, wait_until
+
+pytestmark = pytest.mark.skipif(not ROOT, reason="needs root: it changes limits, control groups and mounts")
+
+ALL = os.environ.get("GPOP_TEST_FAULTS") == "all"
+GROUPS = Path("/sys/fs/cgroup")
+
+
+@pytest.fixture
+def server():
+    """gpop with one account."""
+    site = Site()
+    try:
+        with Server(site) as made:
+            yield made
+    finally:
+        site.remove()
+
+
+@pytest.mark.parametrize("kind", ["broker", "auth"])
+def test_descriptors_run_out(server, kind):
+    """A process, or the session that is forked from it, can open no more: the next login is served."""
+    lasting = Lasting(server)
+    served = 0
+    for room in range(0, 30, 1 if ALL else 4):
+        drop = Drop(server, Drop.STATES[room % 3])
+        (pid,) = [server.process.pid] if kind == "broker" else server.pids(kind)
+        highest = max(int(fd) for fd in os.listdir(f"/proc/{pid}/fd"))
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        # A session closes what is its broker's: there the limit is counted from the bottom.
+        most = 4 + room if kind == "broker" else highest + 1 + room
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, before[1]))
+        attempt = Attempt(drop)
+        print(f"{kind} may have {most} descriptors: {attempt.cut.strip() or 'served'}")
+        served += not attempt.cut
+        with suppress(ProcessLookupError):  # auth may have been replaced
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        failing.after(attempt)
+    assert served
+    lasting.check()
+
+
+def test_a_front_whose_descriptors_are_all_in_use(tmp_path):
+    """More silent peers than it has descriptors: when they have gone, everybody is served again."""
+    site = Site(server__max_connections=100)
+    try:
+        with Server(site, started_by=["prlimit", "--nofile=48:48"]) as server:
+            lasting = Lasting(server)
+            drop = Drop(server, "changed")
+            peers = [socket.create_connection(("127.0.0.1", server.port), 60) for _ in range(80)]
+
+            def full() -> bool:
+                return max(failing.descriptors(pid) for pid in server.pids("front")) >= 46
+
+            wait_until(full, 60, "the front to have no descriptor left")
+            for peer in peers:
+                peer.close()
+            attempt = Attempt(drop)
+            print(f"after 80 peers with 48 descriptors: {attempt.cut.strip() or 'served'}")
+            failing.after(attempt)
+            lasting.check()
+            assert not server.events("process_ended", "process_fault")
+    finally:
+        site.remove()
+
+
+def test_memory_runs_out_for_a_session(server):
+    """A limit of addresses, from too few for anything to enough: a whole maildrop or none."""
+    lasting = Lasting(server)
+    pages = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[0])
+    before = resource.prlimit(server.process.pid, resource.RLIMIT_AS)
+    for more_kib in (0, 16, 64, 256, 512, 1024, 4096, 16384) if ALL else (0, 256, 1024, 16384):
+        drop = Drop(server, "changed")
+        most = pages * resource.getpagesize() + more_kib * 1024
+        resource.prlimit(server.process.pid, resource.RLIMIT_AS, (most, before[1]))
+        attempt = Attempt(drop)
+        resource.prlimit(server.process.pid, resource.RLIMIT_AS, before)
+        print(f"{more_kib} KiB more than the broker has: {attempt.cut.strip() or 'served'}")
+        failing.after(attempt)
+    assert not attempt.cut
+    lasting.check()
+
+
+# Control groups
+
+
+@contextmanager
+def group(controller: str, limit_v1: str, limit_v2: str) -> Iterator[tuple[Path, Path]]:
+    """A new control group, of version 1 or 2, and the file of its limit."""
+    unified = (GROUPS / "cgroup.controllers").exists()
+    path = (GROUPS if unified else GROUPS / controller) / f"gpop-test-{os.getpid()}"
+    try:
+        if unified:
+            (GROUPS / "cgroup.subtree_control").write_text(f"+{controller}")
+        path.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group for {controller} can be made here: {error.strerror}")
+    try:
+        limit = path / (limit_v2 if unified else limit_v1)
+        if not limit.exists():
+            pytest.skip(f"control groups here have no {limit.name}")
+        yield path, limit
+    finally:
+        wait_until(lambda: removed(path), 60)
+
+
+def removed(path: Path) -> bool:
+    """Remove a group, once its processes have ended or gone back."""
+    for pid in (path / "cgroup.procs").read_text().split():
+        try:
+            (path.parent / "cgroup.procs").write_text(pid)
+        except OSError:
+            return False
+    try:
+        path.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def test_no_process_can_be_forked(server):
+    """The limit of a service's tasks (systemd's TasksMax) is reached: [SYS/TEMP], and later all is well."""
+    lasting = Lasting(server)
+    with group("pids", "pids.max", "pids.max") as (path, limit):
+        for pid in [server.process.pid, *server.children()]:
+            (path / "cgroup.procs").write_text(str(pid))
+        for room, outcome in ((0, "[SYS/TEMP]"), (1, ""), (2, "")):
+            drop = Drop(server, "unchanged")
+            wait_until(lambda: not server.pids("session"))
+            present = len((path / "cgroup.procs").read_text().split())
+            threads = int((path / "pids.current").read_text())
+            limit.write_text(str(max(present, threads) + room))
+            attempt = Attempt(drop)
+            limit.write_text("max")
+            print(f"room for {room} processes: {attempt.cut.strip() or 'served'}")
+            if outcome:
+                assert outcome in attempt.cut
+            failing.after(attempt)
+        assert server.events("login_refused")[0]["reason"] == "fork_failed"
+        lasting.check()
+
+
+def test_the_kernel_kills_a_session_for_memory(server):
+    """Out of memory in a control group: the session dies, nothing is removed, the log says so."""
+    lasting = Lasting(server)
+    with group("memory", "memory.limit_in_bytes", "memory.max") as (path, limit):
+        drop = Drop(server, "changed")
+
+        def squeeze() -> None:
+            (pid,) = server.pids("session")
+            limit.write_text("65536")
+            (path / "cgroup.procs").write_text(str(pid))
+
+        attempt = Attempt(drop, logged_in=squeeze)
+        assert attempt.cut
+        died = server.wait_for_event("session_died")
+        assert died["signal"] == "SIGKILL"
+        failing.after(attempt)
+    lasting.check()
+
+
+# Disks
+
+
+def test_a_full_disk_under_a_server(server):
+    """No octet is free: everything is served, and mail can be removed."""
+    lasting = Lasting(server)
+    with mounted(server.site, "-t", "tmpfs", "-o", "size=1m", "tmpfs") as where:
+        for state in Drop.STATES:
+            drop = Drop(server, state)
+            with open(where / "filler", "wb", buffering=0) as file:
+                try:
+                    while file.write(bytes(4096)):
+                        pass
+                except OSError:
+                    pass
+            attempt = Attempt(drop, wrong_sizes=0)
+            assert attempt.removed
+            failing.after(attempt)
+            (where / "filler").unlink()
+        wait_until(lambda: not server.pids("session"))
+        lasting.check()
+
+
+@pytest.mark.parametrize("state", Drop.STATES)
+def test_a_disk_that_fails(server, state, tmp_path):
+    """The device ends too early: real EIO of folders and messages. No empty maildrop, no wrong octet."""
+    if shutil.which("mkfs.ext4") is None:
+        pytest.skip("mkfs.ext4 is not installed")
+    lasting = Lasting(server)
+    image = tmp_path / "image"
+    with open(image, "wb") as file:
+        file.truncate(8 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", image], check=True)
+    with mounted(server.site, "-o", "loop", image):
+        truth = Drop(server, state)
+        wait_until(lambda: not server.pids("session"))
+    whole = image.read_bytes()
+    used = len(whole.rstrip(b"\0"))
+    outcomes = []
+    for part in range(1, 16, 1 if ALL else 5):
+        with mounted(server.site, "-o", "loop", image, again=True):
+            with open(image, "r+b") as file:
+                file.truncate(used * part // 16 // 4096 * 4096)
+            attempt = Attempt(truth, wrong_sizes=len(truth.truth))
+            outcomes.append(attempt.cut.strip() or "served")
+            print(f"{part}/16 of the disk, cache {state}: {outcomes[-1]}")
+            wait_until(lambda: not server.pids("session"), 60)
+        # The disk works again, with all that it had; what was removed meanwhile may have come back.
+        image.write_bytes(whole)
+        with mounted(server.site, "-o", "loop", image, again=True):
+            attempt.removed = None
+            failing.after(attempt)
+        image.write_bytes(whole)
+    server.site.make_home("user0")
+    lasting.check()
+    assert any(outcome != "served" for outcome in outcomes)
