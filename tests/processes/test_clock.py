@@ -3,12 +3,13 @@ The machine's clock has jumped: what was delivered and cached has stamps of the 
 
 The clock of the machine that runs the tests is not ours to set, and a faked one would be that of some
 calls only. So the stamps are really on a disk of our own, put there while nobody has it: what gpop finds
-after a jump.
+after a jump. CI tries a part, `GPOP_TEST_FAULTS=all` everything.
 Whatever waits in gpop (penalties, time-outs, locks, restarts) asks the monotonic clock, which does not jump.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from tests.processes import failing
 from tests.processes.failing import Attempt, Drop, Lasting, mounted, next_login
 from tests.serving import ROOT, Server, Site, wait_until
 
+ALL = os.environ.get("GPOP_TEST_FAULTS") == "all"
 JUMPS_S = {"an hour ahead": 3600, "ten years ahead": 10 * 365 * 86400, "a minute back": -60, "1990": None}
 PLACES = {
     "folders": ("new", "cur"),
@@ -52,8 +54,8 @@ def test_stamps_of_another_time(tmp_path):
     try:
         with Server(site) as server:
             lasting = Lasting(server)
-            for jump, seconds in JUMPS_S.items():
-                for what, places in PLACES.items():
+            for jump, seconds in JUMPS_S.items() if ALL else list(JUMPS_S.items())[::2]:
+                for what, places in PLACES.items() if ALL else [("all", PLACES["all"])]:
                     with mounted(site, "-o", "loop", image):
                         drop = Drop(server, "unchanged")
                         wait_until(lambda: not server.pids("session"))

@@ -81,14 +81,6 @@ def stand(request):
 
 
 @pytest.fixture
-def remembering():
-    """Auth remembers who has logged in, and has no other process meanwhile."""
-    made = Stand(accounts_cache__enabled=True)
-    yield made
-    made.stop()
-
-
-@pytest.fixture
 def asking():
     """Auth asks a checker for every login."""
     made = Stand()
@@ -125,7 +117,7 @@ def sweep(stand, role, kind, error_number, states, step=1):
 def test_sessions(stand, kind):
     """Whatever fails: a whole maildrop or none, right octets or none, and nothing gone without a QUIT."""
     for error_number in SESSION[kind] if ALL else SESSION[kind][:1]:
-        sweep(stand, "session", kind, error_number, Drop.STATES, 1 if ALL else 3)
+        sweep(stand, "session", kind, error_number, Drop.STATES, 1 if ALL else 5)
 
 
 # What the kernel can answer for want of memory, descriptors or processes, or for a peer that has gone.
@@ -154,7 +146,7 @@ LASTING = {
 
 def test_lasting_processes(asking):
     """One login may fail with the call; the process stays, or is replaced, and keeps nothing of it open."""
-    for (role, kind), numbers in LASTING.items():
+    for (role, kind), numbers in LASTING.items() if ALL else list(LASTING.items())[::2]:
         for error_number in numbers if ALL else numbers[:1]:
             sweep(asking, role, kind, error_number, ("unchanged",))
 
@@ -172,29 +164,32 @@ def broken(stand, role, kind, error_number):
     return attempt.cut
 
 
-def test_a_frame_that_the_kernel_has_no_memory_for_is_read_a_little_later(remembering):
+def test_a_frame_that_the_kernel_has_no_memory_for_is_read_a_little_later(stand):
     """The broker ended for ENOMEM, and auth listened to that front no more; now both ask again."""
+    before = len(stand.server.faults())
     for role in ("broker", "auth"):
-        drop = Drop(remembering.server, "unchanged")
-        remembering.settle()
-        remembering.kernel.fail(role, "receive", 1, errno.ENOMEM, times=3)
+        drop = Drop(stand.server, "unchanged")
+        stand.settle()
+        stand.kernel.fail(role, "receive", 1, errno.ENOMEM, times=3)
         attempt = Attempt(drop)
-        remembering.kernel.heed_nothing()
-        assert remembering.kernel.failed["recvmsg"] == 3
+        stand.kernel.heed_nothing()
+        assert stand.kernel.failed["recvmsg"] == 3
         assert attempt.removed
         failing.after(attempt)
-    remembering.lasting.check()
-    assert not remembering.server.events("process_ended", "process_fault", "frame_rejected")
+    stand.lasting.check()
+    assert len(stand.server.faults()) == before
 
 
-def test_a_channel_that_cannot_be_read_costs_a_process_and_not_the_server(remembering):
+def test_a_channel_that_cannot_be_read_costs_a_process_and_not_the_server(stand):
     """What stays unreadable is ended and replaced; no front stays that auth does not hear."""
-    assert broken(remembering, "broker", "receive", errno.ENOMEM)
-    assert broken(remembering, "auth", "receive", errno.EIO)
-    assert len(remembering.server.events("process_ended")) >= 2
+    before = len(stand.server.events("process_ended"))
+    assert broken(stand, "broker", "receive", errno.ENOMEM)
+    assert broken(stand, "auth", "receive", errno.EIO)
+    assert len(stand.server.events("process_ended")) >= before + 2
 
 
-def test_a_stream_that_cannot_be_asked_is_closed(remembering):
+def test_a_stream_that_cannot_be_asked_is_closed(stand):
     """The broker ended when the kernel would not say how a client's stream is to be closed."""
-    assert broken(remembering, "broker", "option", errno.ENOBUFS) == ""
-    assert not remembering.server.events("process_ended", "process_fault", "frame_rejected")
+    before = len(stand.server.faults())
+    assert broken(stand, "broker", "option", errno.ENOBUFS) == ""
+    assert len(stand.server.faults()) == before

@@ -80,9 +80,9 @@ def test_the_machine_stops_before_any_call(stand, state, tmp_path):
     attempt = Attempt(drop, wrong_sizes=0)
     stand.heed_nothing()
     assert attempt.removed and taken
-    chosen = taken if ALL else taken[:: len(taken) // 3]
+    chosen = taken if ALL else taken[1 :: len(taken) // 2]
     for snapshot in chosen:
-        for lost in (None, 0, 1):
+        for lost in (None, 0, 1) if ALL else (1,):
             shutil.rmtree(drop.path)
             subprocess.run(["cp", "-a", str(snapshot), str(drop.path)], check=True)
             lose(drop.path, lost)
