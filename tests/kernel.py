@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import platform
 import select
@@ -52,6 +53,7 @@ SECCOMP, PIDFD_GETFD = 317, 438
 ARCH_X86_64 = 0xC000003E
 NEW_LISTENER = 8  # SECCOMP_FILTER_FLAG_...
 WAIT_KILLABLE = 32  # since Linux 5.19: no signal interrupts a call that we are looking at
+ACTION_AVAILABLE = 2  # SECCOMP_GET_ACTION_AVAIL
 ALLOW, ASK = 0x7FFF0000, 0x7FC00000
 RECEIVE, SEND = 0xC0502100, 0xC0182101  # SECCOMP_IOCTL_NOTIF_...
 NOTIFICATION = struct.Struct("=QIIiIQ6Q")  # struct seccomp_notif: id, pid, flags, then the call
@@ -90,11 +92,23 @@ os.execvp(command[0], command)
 """
 
 
+@functools.cache
 def missing() -> str:
     """Why calls can't be made to fail on this machine; empty if they can."""
     if platform.machine() != "x86_64":
         return "the numbers of system calls are those of x86-64"
-    return "" if os.geteuid() == 0 else "needs root, to watch processes of several users"
+    if os.geteuid() != 0:
+        return "needs root, to watch processes of several users"
+    action = ctypes.c_uint32(ASK)
+    if _libc.syscall(SECCOMP, ACTION_AVAILABLE, 0, ctypes.byref(action)) < 0:
+        return f"no seccomp filter can ask here: {os.strerror(ctypes.get_errno())}"
+    us = os.pidfd_open(os.getpid())
+    copy = _libc.syscall(PIDFD_GETFD, us, us, 0)
+    problem = "" if copy >= 0 else f"no pidfd_getfd here: {os.strerror(ctypes.get_errno())}"
+    for fd in (us, copy):
+        if fd >= 0:
+            os.close(fd)
+    return problem
 
 
 class Kernel:
@@ -103,9 +117,9 @@ class Kernel:
 
     Attributes:
         server: the server, ready.
-        count: calls that matched since `fail` or `watch`.
+        count: calls that matched since `fail`.
         failed: the calls that were made to fail since then, by name.
-        calls: every call since `watch`, as (kind, name), if wanted.
+        problem: what went wrong in here, raised when it is stopped.
     """
 
     def __init__(self, site: Site) -> None:

@@ -120,7 +120,7 @@ def settle(maildir: Path) -> None:
         (maildir / "tmp" / "clock").write_bytes(b"")
         return (maildir / "tmp" / "clock").stat().st_ctime_ns > last
 
-    wait_until(stepped)
+    wait_until(stepped, PATIENCE_S)
 
 
 class Client:

@@ -58,7 +58,7 @@ def test_stamps_of_another_time(tmp_path):
                 for what, places in PLACES.items() if ALL else [("all", PLACES["all"])]:
                     with mounted(site, "-o", "loop", image):
                         drop = Drop(server, "unchanged")
-                        wait_until(lambda: not server.pids("session"))
+                        wait_until(lambda: not server.pids("session"), 60)
                     when = 631152000 if seconds is None else int(time.time()) + seconds
                     stamp(image, places, when)
                     with mounted(site, "-o", "loop", image, again=True):

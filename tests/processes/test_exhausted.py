@@ -148,7 +148,7 @@ def test_no_process_can_be_forked(server):
             (path / "cgroup.procs").write_text(str(pid))
         for room, outcome in ((0, "[SYS/TEMP]"), (1, ""), (2, "")):
             drop = Drop(server, "unchanged")
-            wait_until(lambda: not server.pids("session"))
+            wait_until(lambda: not server.pids("session"), 60)
             present = len((path / "cgroup.procs").read_text().split())
             threads = int((path / "pids.current").read_text())
             limit.write_text(str(max(present, threads) + room))
@@ -167,6 +167,7 @@ def test_the_kernel_kills_a_session_for_memory(server):
     lasting = Lasting(server)
     with group("memory", "memory.limit_in_bytes", "memory.max") as (path, limit):
         drop = Drop(server, "changed")
+        wait_until(lambda: not server.pids("session"), 60)
 
         def squeeze() -> None:
             (pid,) = server.pids("session")
@@ -201,7 +202,7 @@ def test_a_full_disk_under_a_server(server):
             assert attempt.removed
             failing.after(attempt)
             (where / "filler").unlink()
-        wait_until(lambda: not server.pids("session"))
+        wait_until(lambda: not server.pids("session"), 60)
         lasting.check()
 
 
@@ -217,7 +218,7 @@ def test_a_disk_that_fails(server, state, tmp_path):
     subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", image], check=True)
     with mounted(server.site, "-o", "loop", image):
         truth = Drop(server, state)
-        wait_until(lambda: not server.pids("session"))
+        wait_until(lambda: not server.pids("session"), 60)
     whole = image.read_bytes()
     used = len(whole.rstrip(b"\0"))
     outcomes = []
