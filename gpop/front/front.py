@@ -295,6 +295,8 @@ class Front:
 
     def _displace(self) -> None:
         for greenlet in self.before_login:
+            # Once: it says goodbye, and may take a moment for that.
+            del self.before_login[greenlet]
             greenlet.throw(Displaced)
             return
 
