@@ -521,7 +521,8 @@ class Broker:
 def _rehearse(broker: Broker) -> None:
     folder = broker.settings.run_dir if os.geteuid() == 0 else "/tmp"
     try:
-        rehearsal.rehearse(folder, broker.sessions.settings, broker.sessions.options, broker.sessions.filter)
+        sessions = broker.sessions
+        rehearsal.rehearse(folder, sessions.settings, sessions.options, sessions.confinement)
     except OSError as error:
         problem = f"sessions could not be rehearsed in {folder} and cost more: {error}"
         broker.log.write("config_warning", "warning", problem=problem)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from gpop.config import SessionSettings
     from gpop.maildrop.opening import Options
-    from gpop.privsep.confinement import Filter
+    from gpop.privsep.confinement import Confinement
 
 # CPython 3.11 specialises a function in its eighth run and may change its mind once or twice.
 POLLS = 24
@@ -36,7 +36,7 @@ POLL = b"STAT\r\nUIDL\r\nQUIT\r\n"
 MESSAGE = b"Subject: rehearsal\n\nA line.\n.A line with a dot.\n"
 
 
-def rehearse(folder: str, settings: SessionSettings, options: Options, filter: Filter) -> None:
+def rehearse(folder: str, settings: SessionSettings, options: Options, confinement: Confinement) -> None:
     """
     Play sessions on a Maildir made in `folder`, which is removed again.
 
@@ -57,9 +57,9 @@ def rehearse(folder: str, settings: SessionSettings, options: Options, filter: F
         for number in range(POLLS):
             if number % 2 == 0:  # new mail, so that a refresh is rehearsed as well
                 _deliver(maildir, f"new/{number + 3}.M{number + 3}.rehearsal")
-            _play(maildir, FULL_SESSION + POLL, settings, options, filter)
+            _play(maildir, FULL_SESSION + POLL, settings, options, confinement)
         for _ in range(POLLS):
-            _play(maildir, POLL, settings, options, filter)
+            _play(maildir, POLL, settings, options, confinement)
     finally:
         signals.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
         signals.release(actions)
@@ -71,7 +71,7 @@ def _deliver(maildir: str, name: str) -> None:
         file.write(MESSAGE)
 
 
-def _play(maildir: str, script: bytes, settings: SessionSettings, options: Options, filter: Filter) -> None:
+def _play(maildir: str, script: bytes, settings: SessionSettings, options: Options, confinement: Confinement) -> None:
     """Play one session with a client that has sent everything already."""
     client, stream = _socket.socketpair()
     ours, theirs = channel.pair()
@@ -102,7 +102,7 @@ def _play(maildir: str, script: bytes, settings: SessionSettings, options: Optio
             theirs.detach(),
             settings,
             options,
-            filter.rehearse,
+            confinement.rehearse,
             _enter,
             _omit,
             _omit,

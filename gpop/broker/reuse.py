@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gpop.config import SessionSettings
     from gpop.events import Log
     from gpop.maildrop.opening import Options
-    from gpop.privsep.confinement import Filter
+    from gpop.privsep.confinement import Confinement
 
     Identity = tuple[int, int, tuple[int, ...]]
 
@@ -62,7 +62,7 @@ class Reuse:
 
     __slots__ = (
         "_below",
-        "_filter",
+        "_confinement",
         "_free",
         "_freed",
         "_log",
@@ -94,13 +94,13 @@ class Reuse:
         self.ending = 0
         self._settings: SessionSettings
         self._options: Options
-        self._filter: Filter
+        self._confinement: Confinement
 
-    def adopt(self, settings: SessionSettings, options: Options, filter: Filter) -> None:
+    def adopt(self, settings: SessionSettings, options: Options, confinement: Confinement) -> None:
         """Take over settings; processes that have others end, those with a login after it."""
         self.end()
         self._settings, self._options, self._most_logins = settings, options, MOST_LOGINS
-        self._filter = filter
+        self._confinement = confinement
         self._below = os.fsencode(settings.reuse_below + "/") if settings.reuse_below else b""
 
     def is_for(self, key: bytes) -> bool:
@@ -147,7 +147,7 @@ class Reuse:
                     theirs.fileno(),
                     self._settings,
                     self._options,
-                    self._filter.enter,
+                    self._confinement.enter,
                 )
         except OSError:
             ours.close()

@@ -15,7 +15,7 @@ from gpop import signals
 from gpop.broker.reuse import Reuse
 from gpop.events import Log
 from gpop.privsep import channel, messages
-from gpop.privsep.confinement import Filter
+from gpop.privsep.confinement import Confinement
 from gpop.session import session
 
 TYPE_CHECKING = False
@@ -55,7 +55,7 @@ class Sessions:
 
     Attributes:
         running: the SERVE frame of each by its pid.
-        settings, options, filter: what the next one gets.
+        settings, options, confinement: what the next one gets.
         reuse: the processes that serve one login after another, where there are such.
     """
 
@@ -66,7 +66,7 @@ class Sessions:
         "_log",
         "_max_per_account",
         "_tally",
-        "filter",
+        "confinement",
         "options",
         "reuse",
         "running",
@@ -90,7 +90,7 @@ class Sessions:
         self.reuse = Reuse(log, watch, unwatch, self._freed)
         self.settings: SessionSettings
         self.options: Options
-        self.filter: Filter
+        self.confinement: Confinement
 
     def adopt(self, settings: SessionSettings, max_per_account: int, boot_id: bytes) -> None:
         """Take over settings for the sessions to come."""
@@ -98,8 +98,8 @@ class Sessions:
         self._max_per_account = max_per_account
         # There is no /proc in a session's jail to read the boot id from.
         self.options = session.maildrop_options(settings, boot_id)
-        self.filter = Filter(settings.session_calls)
-        self.reuse.adopt(settings, self.options, self.filter)
+        self.confinement = Confinement(settings.session_calls, settings.memory_limit_mib << 20)
+        self.reuse.adopt(settings, self.options, self.confinement)
 
     def count_in(self, tally: Tally) -> None:
         """Count forks, and what they take, from here on."""
@@ -169,7 +169,7 @@ class Sessions:
 
     def _fork(self, login: bytes, fds: list[int]) -> int:
         # What a session needs is looked up here, where it has been looked up before.
-        run, settings, options, confine = session.run, self.settings, self.options, self.filter.enter
+        run, settings, options, confine = session.run, self.settings, self.options, self.confinement.enter
         before = time.monotonic_ns()
         pid = os.fork()
         if pid == 0:

@@ -125,6 +125,7 @@ class MetricsSettings:
 class SessionSettings:
     """What a session needs."""
 
+    memory_limit_mib: int
     session_calls: bytes  # a seccomp filter, b"" for none
     autologout_s: float
     jail: str

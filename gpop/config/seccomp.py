@@ -18,7 +18,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from gpop.privsep.confinement import Filter, no_new_privileges
+from gpop.privsep.confinement import Confinement, no_new_privileges
 
 # seccomp.h of libseccomp.
 LIBRARY = "libseccomp.so.2"
@@ -185,7 +185,7 @@ def _try_out(octets: bytes) -> None:
         status = 1
         try:
             no_new_privileges()
-            Filter(octets).enter()
+            Confinement(octets).enter()
             status = 0
         except OSError as error:
             status = error.errno or 1

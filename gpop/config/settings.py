@@ -363,6 +363,16 @@ SETTINGS: tuple[Setting, ...] = (
         unit="messages",
     ),
     Setting(
+        "session.memory_limit_mib",
+        4096,
+        Whole(0, 1_048_576),
+        "How much address space one session may take; 0: as much as it likes. Listing a maildrop anew takes "
+        "up to 1 KiB for each message.",
+        "Below 64 few maildrops can be opened: the login is answered [SYS/TEMP]. 0: a user with millions of "
+        "files in a Maildir can take the memory of the machine.",
+        unit="MiB",
+    ),
+    Setting(
         "session.utf8_headers",
         "as_is",
         Choice(("as_is", "refuse")),

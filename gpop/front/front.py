@@ -44,7 +44,7 @@ from gpop.pop3.authorization import greeting
 from gpop.pop3.commands import policies
 from gpop.pop3.languages import Languages
 from gpop.privsep import channel, credentials, messages
-from gpop.privsep.confinement import Filter
+from gpop.privsep.confinement import Confinement
 from gpop.programs import read_settings
 from gpop.tally import Tally
 
@@ -414,7 +414,7 @@ def _run(settings: FrontSettings, control_fd: int, listening: list[Listening], l
         user = pwd.getpwnam(settings.user)
         credentials.become_service(user.pw_uid, user.pw_gid, os.path.join(settings.run_dir, "empty"))
     sys.path.clear()
-    Filter(settings.service_calls).enter()
+    Confinement(settings.service_calls).enter()
     obeying = gevent.spawn(front.obey)
     front.ended.wait()
     obeying.kill()

@@ -27,7 +27,7 @@ from gpop.config import MetricsSettings
 from gpop.metrics import http
 from gpop.metrics.exposition import Metrics, Reader, answered
 from gpop.privsep import channel, credentials, messages
-from gpop.privsep.confinement import Filter
+from gpop.privsep.confinement import Confinement
 from gpop.programs import read_settings
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def main(arguments: list[str]) -> int:
             user = pwd.getpwnam(settings.user)
             credentials.become_service(user.pw_uid, user.pw_gid, os.path.join(settings.run_dir, "empty"))
         sys.path.clear()
-        Filter(settings.service_calls).enter()
+        Confinement(settings.service_calls).enter()
         process.serve()
     except (credentials.CredentialsRefused, KeyError, OSError) as error:
         log.write("process_fault", "error", problem=f"there are no metrics: {error}")

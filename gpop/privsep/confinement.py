@@ -1,5 +1,5 @@
 """
-EDGE: takes a process's system calls away that it never needs, by a seccomp filter.
+EDGE: takes from a process what it never needs: system calls, by a seccomp filter, and memory without end.
 
 Uid and jail bound what a process that was taken over can reach by name; this bounds what it can ask the
 kernel for: no program, no connection to anywhere, no signal, no other process's memory, and nothing
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import _ctypes
 import os
+import resource
 import struct
 
 # linux/prctl.h, linux/seccomp.h
@@ -61,34 +62,47 @@ def no_new_privileges() -> None:
         raise OSError(_ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
 
 
-class Filter:
-    """A filter, ready to be taken on; an empty one is none, and takes nothing away."""
+class Confinement:
+    """What a process gives up, made ready before it is forked."""
 
-    __slots__ = ("_address", "_call", "_kept")
+    __slots__ = ("_address", "_call", "_kept", "_most_memory")
 
-    def __init__(self, octets: bytes) -> None:
-        """`octets`: BPF instructions, as `config.seccomp.filters` returns them."""
+    def __init__(self, system_calls: bytes, most_memory: int = 0) -> None:
+        """
+        `system_calls`: a filter of BPF instructions, as `config.seccomp.filters` returns them, b"" for
+        none. `most_memory`: octets of addresses that the process may have, 0 for no limit.
+        """
+        self._most_memory = most_memory
         self._call = _prctl()
         self._address = 0
-        if octets:
-            program = _in_memory(octets)
+        if system_calls:
+            program = _in_memory(system_calls)
             # struct sock_fprog: how many instructions, and where they are.
-            header = struct.pack("@HP", len(octets) // INSTRUCTION_OCTETS, _ctypes.addressof(program))
+            header = struct.pack("@HP", len(system_calls) // INSTRUCTION_OCTETS, _ctypes.addressof(program))
             head = _in_memory(header)
             self._kept = program, head
             self._address = _ctypes.addressof(head)
 
     def enter(self) -> None:
         """
-        Take the filter on, for good; `no_new_privileges` has been called in this process or before.
+        Give it up, for good; `no_new_privileges` has been called in this process or before.
 
         Raises:
-            OSError: the kernel takes none; the process must not go on.
+            OSError: the kernel does not take it; the process must not go on.
         """
+        if self._most_memory:
+            self._limit_memory(self._most_memory)
         if self._address and self._call(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, self._address, 0, 0):
             raise OSError(_ctypes.get_errno(), "prctl(PR_SET_SECCOMP)")
 
     def rehearse(self) -> None:
-        """Go the way of `enter`, with a question in place of the deed."""
+        """Go the way of `enter`, and give up nothing."""
+        if self._most_memory:
+            self._limit_memory(resource.RLIM_INFINITY)
         if self._address:
             self._call(PR_GET_SECCOMP, SECCOMP_MODE_FILTER, self._address, 0, 0)
+
+    def _limit_memory(self, most: int) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        if most < soft or soft == resource.RLIM_INFINITY:
+            resource.setrlimit(resource.RLIMIT_AS, (most, hard))

@@ -52,7 +52,7 @@ class Forker:
     def __init__(self, settings: Any, home: bytes, uid: int) -> None:
         self.settings = settings
         self.options = session.maildrop_options(settings, b"0" * 32)
-        self.filter = confinement.Filter(settings.session_calls)
+        self.confinement = confinement.Confinement(settings.session_calls, settings.memory_limit_mib << 20)
         self.login = messages.encode(
             messages.SERVE,
             uid=uid,
@@ -79,7 +79,7 @@ class Forker:
         channel.send(ours, messages.encode(messages.PIPELINED, octets=b""))
         pid = os.fork()
         if pid == 0:
-            confine = self.filter.enter
+            confine = self.confinement.enter
             session.run(self.login, stream.fileno(), theirs.fileno(), self.settings, self.options, confine)
         # Before waiting: a session is not over until its client has taken everything.
         stream.close()
@@ -116,7 +116,7 @@ def main() -> None:
     signals.install()
     confinement.no_new_privileges()
     forker = Forker(settings, home, uid)
-    rehearsal.rehearse(os.path.dirname(sys.argv[1]), forker.settings, forker.options, forker.filter)
+    rehearsal.rehearse(os.path.dirname(sys.argv[1]), forker.settings, forker.options, forker.confinement)
     gc.collect()
     gc.freeze()
     gc.disable()

@@ -1,7 +1,7 @@
 """
 What a confined process can ask the kernel for, tried in processes that have the real filters on.
 
-That real sessions, fronts and the metrics process have them is in tests/processes/test_seccomp.py.
+That real sessions, fronts and the metrics process have them is in tests/processes/test_given_up.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pytest
 
 from gpop.commands.check_config import report
 from gpop.config import reading, seccomp
-from gpop.privsep.confinement import Filter, no_new_privileges
+from gpop.privsep.confinement import Confinement, no_new_privileges
 
 # Numbers that are the same on every architecture, of calls newer than libseccomp's table may be.
 SYS_PIDFD_OPEN = 434
@@ -45,7 +45,7 @@ def tried(octets: bytes, act: Callable[[], object]) -> int:
         try:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             no_new_privileges()
-            Filter(octets).enter()
+            Confinement(octets).enter()
             act()
             status = 0
         except OSError as error:
@@ -151,7 +151,7 @@ def test_what_is_no_filter_is_an_error() -> None:
 
 def test_rehearsing_takes_nothing_away(filters) -> None:
     def act() -> None:
-        Filter(filters[0]).rehearse()
+        Confinement(filters[0]).rehearse()
         socket.socket().close()
 
     assert tried(b"", act) == 0

@@ -17,7 +17,7 @@ from gpop import events
 from gpop.broker import reuse
 from gpop.config import SessionSettings
 from gpop.privsep import channel, messages
-from gpop.privsep.confinement import Filter
+from gpop.privsep.confinement import Confinement
 from gpop.session import session
 from tests import frames
 from tests.serving import PASSWORD, ROOT, Server, Site, wait_until
@@ -281,7 +281,7 @@ class Waiting:
         watch, unwatch = self.handlers.__setitem__, self.handlers.__delitem__
         self.reuse = reuse.Reuse(self.log, watch, unwatch, self.freed.append)
         values = dict.fromkeys(SessionSettings.__dataclass_fields__, None)
-        self.reuse.adopt(SessionSettings(**values | {"reuse_below": "/store"}), None, Filter(b""))
+        self.reuse.adopt(SessionSettings(**values | {"reuse_below": "/store"}), None, Confinement(b""))
 
     def serve(self) -> int:
         """Have a login served that nobody waits for; returns the pid."""

@@ -1,4 +1,4 @@
-"""Which processes of a real gpop have their system calls filtered, and what the log says of a death."""
+"""What processes of a real gpop have given up: system calls, memory without end; and what the log says."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 
 from tests.serving import PASSWORD, ROOT, wait_until
 
+# Messages that can't be listed in what a forked process need not ask for.
+MORE_THAN_LIES_FREE = 6000
 FILTERED, UNFILTERED = "2", "0"
 needs_root = pytest.mark.skipif(not ROOT, reason="without root nobody may look into a front's /proc")
 
@@ -79,3 +81,35 @@ def test_a_death_by_the_filter_is_in_the_log(make_server):
         died = server.wait_for_event("session_died")
     assert died["signal"] == "SIGSYS"
     assert died["account"] == "user0"
+
+
+def address_space(pid: int) -> str:
+    lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
+    return next(line.split()[3] for line in lines if line.startswith("Max address space"))
+
+
+def test_a_session_has_so_much_memory_and_no_more(make_server):
+    """4 GiB if nothing else is said; the broker, which it was forked from, has no limit."""
+    server = make_server()
+    with server.login():
+        (pid,) = server.pids("session")
+        assert address_space(pid) == str(4 << 30)
+        assert address_space(server.process.pid) == "unlimited"
+
+
+def test_a_session_without_memory_shows_no_empty_maildrop(make_server):
+    """What can't be listed is a fault: the login is refused, and there is no maildrop without mail."""
+    server = make_server(session__memory_limit_mib=1)
+    server.site.deliver(b"Subject: one\n\nA line.\n")
+    (delivered,) = server.site.files(folder="new")
+    new = server.site.maildir() / "new"
+    for number in range(1, MORE_THAN_LIES_FREE):
+        os.link(new / delivered, new / f"{number}.link")
+    with server.connect() as peer:
+        assert peer.ask("USER user0").startswith(b"+OK")
+        assert peer.ask(f"PASS {PASSWORD}").startswith(b"-ERR [SYS/TEMP]")
+    server.site.write_config(session__memory_limit_mib=0)
+    os.kill(server.process.pid, signal.SIGHUP)
+    server.wait_for_event("reload_finished")
+    with server.login() as peer:
+        assert peer.ask("STAT").startswith(f"+OK {MORE_THAN_LIES_FREE} ".encode())
