@@ -77,6 +77,12 @@ def test_every_setting_reaches_a_process(write: Write) -> None:
     assert handed_over == {setting.field for setting in SETTINGS} - {"seccomp"} | made_of_it
 
 
+def test_a_range_of_uids_that_is_none_is_an_error(write: Write) -> None:
+    """Before anybody wonders why nobody can log in."""
+    (problem,) = reading.read(write(SOURCE + "[accounts]\nlast_valid_uid = 999\n")).errors
+    assert "accounts.last_valid_uid = 999: below accounts.first_valid_uid, 1000" in str(problem)
+
+
 def test_settings_are_plain_values(write: Write) -> None:
     """What marshal makes of the settings is the same again, so the broker reads them without gpop.config."""
     plain = reading.read(write(SOURCE + '[server]\nlisten = ["[::1]:0"]\n')).config().as_plain()

@@ -92,6 +92,7 @@ class Limits:
     first_valid_gid: int
     maildir: str
     only_uid: int | None = None
+    last_valid_uid: int = NO_ID - 1
 
     def refusal(self, uid: int, gid: int) -> str:
         """Return the reason not to serve these ids, "" if there is none. uid 0 is never served."""
@@ -101,6 +102,8 @@ class Limits:
             return "" if uid == self.only_uid else "other_user_without_root"
         if uid < self.first_valid_uid or uid >= NO_ID:
             return "uid_too_low" if uid < NO_ID else "uid_not_valid"
+        if uid > self.last_valid_uid:
+            return "uid_too_high"
         if gid == 0 or gid < self.first_valid_gid or gid >= NO_ID:
             return "gid_too_low" if gid < NO_ID else "gid_not_valid"
         return ""

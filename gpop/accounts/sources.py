@@ -282,6 +282,7 @@ _NO_HASH_CHECKED = frozenset(
         "unknown_user",
         "uid_0",
         "uid_too_low",
+        "uid_too_high",
         "uid_not_valid",
         "gid_too_low",
         "gid_not_valid",

@@ -64,7 +64,13 @@ def build_sources(settings: AuthSettings, log: events.Log) -> list[Source]:
     only_uid = None if os.geteuid() == 0 else os.geteuid()
     if only_uid is not None and any(row["type"] == "pam" for row in settings.sources):
         raise StartRefused("PAM needs root; without root only a passwd-file can be a source")
-    limits = Limits(settings.first_valid_uid, settings.first_valid_gid, settings.maildir, only_uid)
+    limits = Limits(
+        settings.first_valid_uid,
+        settings.first_valid_gid,
+        settings.maildir,
+        only_uid,
+        settings.last_valid_uid,
+    )
     sources = build(settings.sources, limits)
     for source in sources:
         if isinstance(source, PamSource) and not source.has_file():

@@ -71,7 +71,9 @@ def _deliver(maildir: str, name: str) -> None:
         file.write(MESSAGE)
 
 
-def _play(maildir: str, script: bytes, settings: SessionSettings, options: Options, confinement: Confinement) -> None:
+def _play(
+    maildir: str, script: bytes, settings: SessionSettings, options: Options, confinement: Confinement
+) -> None:
     """Play one session with a client that has sent everything already."""
     client, stream = _socket.socketpair()
     ours, theirs = channel.pair()

@@ -121,7 +121,13 @@ def _steps(virtual: VirtualUsers, name: bytes) -> tuple[list[tuple[str, str]], b
 def _ask_sources(settings: AuthSettings, account: bytes) -> int:
     """Say which source knows the account; 1 if none does, or it is not served."""
     only_uid = None if os.geteuid() == 0 else os.geteuid()
-    limits = Limits(settings.first_valid_uid, settings.first_valid_gid, settings.maildir, only_uid)
+    limits = Limits(
+        settings.first_valid_uid,
+        settings.first_valid_gid,
+        settings.maildir,
+        only_uid,
+        settings.last_valid_uid,
+    )
     for row in settings.sources:
         try:
             known = (

@@ -81,6 +81,7 @@ class AuthSettings:
     sources: list[dict[str, str]]  # {"type": "passwd-file", "path": ...} or {"type": "pam", "service": ...}
     maildir: str
     first_valid_uid: int
+    last_valid_uid: int
     first_valid_gid: int
     max_checks: int
     max_logins_per_address: int

@@ -273,6 +273,9 @@ def _check_combinations(reading: Reading) -> None:
     if values["expire_retrieved_days"] == 0:
         text = "removes what was retrieved at once, also for clients that are set to leave it on the server"
         reading.warn(("session", "expire_retrieved_days"), text, 0)
+    if values["last_valid_uid"] < values["first_valid_uid"]:
+        text = f"below accounts.first_valid_uid, {values['first_valid_uid']}: nobody could log in"
+        reading.error(("accounts", "last_valid_uid"), text, values["last_valid_uid"])
     if not values["lock"]:
         text = "two sessions may use one maildrop at once, which RFC 1939 section 8 forbids"
         reading.warn(("session", "lock"), text, False)

@@ -434,6 +434,13 @@ SETTINGS: tuple[Setting, ...] = (
         "refused, with the reason in the log only.",
     ),
     Setting(
+        "accounts.last_valid_uid",
+        MAX_ID,
+        Whole(1, MAX_ID),
+        "Accounts with a higher uid cannot log in.",
+        "Too low: users are refused, with the reason in the log only.",
+    ),
+    Setting(
         "accounts.first_valid_gid",
         100,
         Whole(1, MAX_ID),

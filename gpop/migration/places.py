@@ -39,7 +39,7 @@ def by_accounts(config: Config) -> Place:
     """
     auth = config.auth
     only_uid = None if os.geteuid() == 0 else os.geteuid()
-    limits = Limits(auth.first_valid_uid, auth.first_valid_gid, auth.maildir, only_uid)
+    limits = Limits(auth.first_valid_uid, auth.first_valid_gid, auth.maildir, only_uid, auth.last_valid_uid)
     asked = sources.build(auth.sources, limits)
     for source in asked:
         source.warm()

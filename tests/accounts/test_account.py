@@ -28,6 +28,13 @@ def test_ids_below_the_first_valid_ones_are_refused(uid: int, gid: int, reason: 
     assert LIMITS.refusal(uid, gid) == reason
 
 
+def test_ids_above_the_last_valid_one_are_refused() -> None:
+    """A bound for who keeps system accounts, or those of another service, above the users'."""
+    limits = Limits(1000, 100, "Maildir", last_valid_uid=59999)
+    assert limits.refusal(59999, 100) == ""
+    assert limits.refusal(60000, 100) == "uid_too_high"
+
+
 def test_root_is_refused_however_low_the_limits_are() -> None:
     """No setting serves uid 0 or gid 0."""
     limits = Limits(first_valid_uid=0, first_valid_gid=0, maildir="Maildir")
