@@ -24,6 +24,7 @@ DEFAULTS: dict[str, Any] = {
     "user_settings": "/nonexistent/user-settings",
     "maildir": "Maildir",
     "first_valid_uid": 1000,
+    "last_valid_uid": 59999,
     "first_valid_gid": 100,
     "max_checks": 4,
     "max_logins_per_address": 10_000,

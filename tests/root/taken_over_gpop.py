@@ -106,9 +106,13 @@ def become(uid: str) -> Iterator[Callable[[], object]]:
 
 def limits() -> Iterator[Callable[[], object]]:
     """Raise what only root may raise."""
+
+    def raise_limit(limit: int) -> None:
+        most = resource.getrlimit(limit)[1]  # within the attempt: a session may not even ask
+        resource.setrlimit(limit, (most + 1, most + 1))
+
     for limit in (resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE, resource.RLIMIT_CORE):
-        most = resource.getrlimit(limit)[1]
-        yield lambda limit=limit, most=most: resource.setrlimit(limit, (most + 1, most + 1))
+        yield lambda limit=limit: raise_limit(limit)
 
 
 def kill(*pids: str) -> Iterator[Callable[[], object]]:
