@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.fuzz import by_hypothesis
@@ -106,6 +107,10 @@ def main(arguments: list[str]) -> int:
         "targets", nargs="*", metavar="TARGET", help="default: all; --list says which there are"
     )
     parser.add_argument("--minutes", type=float, default=10.0, help="for all of them together (default: 10)")
+    parser.add_argument("--each", type=float, metavar="MINUTES", help="for each of them, in place of that")
+    parser.add_argument(
+        "--at-once", type=int, default=1, metavar="N", help="so many at the same time (default: 1)"
+    )
     parser.add_argument("--list", action="store_true", help="say what there is, and what has to hold")
     parser.add_argument("--input", type=Path, help="run one target on this file, as after a find")
     parser.add_argument(
@@ -125,28 +130,39 @@ def main(arguments: list[str]) -> int:
         for name in chosen:
             TARGETS[name].run(options.input.read_bytes())
         return 0
-    return fuzz(chosen, options.minutes * 60 / len(chosen), options.keep)
-
-
-def fuzz(names: list[str], seconds: float, is_kept: bool) -> int:
-    """Fuzz one target after the other, each for so long; returns the exit status."""
+    seconds = (options.each or options.minutes * options.at_once / len(chosen)) * 60
+    if len(chosen) == 1:
+        return fuzz(chosen[0], seconds, options.keep)
     print(
-        f"{'atheris' if HAS_ATHERIS else 'hypothesis'}, {seconds:.0f} s for each of {len(names)} targets",
+        f"{'atheris' if HAS_ATHERIS else 'hypothesis'}, {seconds:.0f} s for each of {len(chosen)} targets",
         flush=True,
     )
-    status = 0
-    for name in names:
-        if name == DROP:
-            executions, found = fuzz_drop(seconds)
-        else:
-            executions, found = (fuzz_atheris if HAS_ATHERIS else fuzz_hypothesis)(TARGETS[name], seconds)
-        print(f"{name:20} {executions:10} inputs  {'FOUND' if found else 'nothing found'}", flush=True)
-        if found:
-            status = 1
-            print(found, flush=True)
-        elif is_kept and HAS_ATHERIS and name != DROP:
-            keep(name)
-    return status
+    return fuzz_all(chosen, seconds, options.at_once, options.keep)
+
+
+def fuzz(name: str, seconds: float, is_kept: bool) -> int:
+    """Fuzz one target for so long; returns the exit status."""
+    if name == DROP:
+        executions, found = fuzz_drop(seconds)
+    else:
+        executions, found = (fuzz_atheris if HAS_ATHERIS else fuzz_hypothesis)(TARGETS[name], seconds)
+    print(f"{name:20} {executions:10} inputs  {'FOUND' if found else 'nothing found'}", flush=True)
+    if found:
+        print(found, flush=True)
+    elif is_kept and HAS_ATHERIS and name != DROP:
+        keep(name)
+    return 1 if found else 0
+
+
+def fuzz_all(names: list[str], seconds: float, at_once: int, is_kept: bool) -> int:
+    """Fuzz several targets, in a process each and so many at the same time; returns the exit status."""
+
+    def in_a_process(name: str) -> int:
+        command = [sys.executable, "-m", "tests.fuzz", name, f"--each={seconds / 60}"]
+        return subprocess.run([*command, "--keep"] if is_kept else command, cwd=TOP, check=False).returncode
+
+    with ThreadPoolExecutor(at_once) as pool:
+        return 1 if any([*pool.map(in_a_process, names)]) else 0
 
 
 if __name__ == "__main__":
