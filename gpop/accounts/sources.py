@@ -11,8 +11,9 @@ refreshes them.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gpop.accounts import hashes, nss
 from gpop.accounts.account import (
@@ -33,6 +34,9 @@ from gpop.accounts.maps.errors import MapError, MapLoop
 from gpop.accounts.maps.resolving import Rejected
 from gpop.accounts.maps.virtualusers import VirtualUsers
 from gpop.accounts.passwdfile import Entry, PasswdFile
+
+if TYPE_CHECKING:
+    from gpop.config import AuthSettings
 
 
 class Request:
@@ -188,6 +192,17 @@ def _account(
     if len(groups) > MAX_GROUPS:
         return Refused(SYS_PERM, "too_many_groups", source, f"{len(groups)} groups, at most {MAX_GROUPS}")
     return Accepted(Account(name, uid, gid, groups, home, maildir), source)
+
+
+def limits_of(settings: AuthSettings) -> Limits:
+    """Return which accounts the config lets this process serve: without root its own user's alone."""
+    return Limits(
+        settings.first_valid_uid,
+        settings.first_valid_gid,
+        settings.maildir,
+        None if os.geteuid() == 0 else os.geteuid(),
+        settings.last_valid_uid,
+    )
 
 
 def build(settings: Sequence[dict[str, Any]], limits: Limits) -> list[Source]:

@@ -13,10 +13,9 @@ import resource
 from typing import TYPE_CHECKING
 
 from gpop import events
-from gpop.accounts.account import Limits
 from gpop.accounts.maps.lmdbfile import LmdbMissing
 from gpop.accounts.maps.virtualusers import VirtualUsers
-from gpop.accounts.sources import PamSource, PasswdFileSource, Source, build
+from gpop.accounts.sources import PamSource, PasswdFileSource, Source, build, limits_of
 from gpop.auth.checker import close_all_but
 from gpop.auth.reporting import report_map, report_passwd_file
 
@@ -61,17 +60,9 @@ def build_sources(settings: AuthSettings, log: events.Log) -> list[Source]:
     Raises:
         StartRefused: a PAM service without a file; PAM without root.
     """
-    only_uid = None if os.geteuid() == 0 else os.geteuid()
-    if only_uid is not None and any(row["type"] == "pam" for row in settings.sources):
+    if os.geteuid() != 0 and any(row["type"] == "pam" for row in settings.sources):
         raise StartRefused("PAM needs root; without root only a passwd-file can be a source")
-    limits = Limits(
-        settings.first_valid_uid,
-        settings.first_valid_gid,
-        settings.maildir,
-        only_uid,
-        settings.last_valid_uid,
-    )
-    sources = build(settings.sources, limits)
+    sources = build(settings.sources, limits_of(settings))
     for source in sources:
         if isinstance(source, PamSource) and not source.has_file():
             raise StartRefused(f"PAM service {source.service!r} has no file; PAM would ask its `other`")

@@ -21,7 +21,7 @@ from gpop.accounts.maps.errors import MapError
 from gpop.accounts.maps.resolving import Asked, Became, Rejected
 from gpop.accounts.maps.virtualusers import VirtualUsers
 from gpop.accounts.rereading import MAX_FILE_OCTETS
-from gpop.accounts.sources import PasswdFileSource, Request
+from gpop.accounts.sources import PasswdFileSource, Request, limits_of
 from gpop.commands import check_config
 from gpop.config import DEFAULT_PATH, AuthSettings, reading
 from gpop.events import printable
@@ -120,14 +120,7 @@ def _steps(virtual: VirtualUsers, name: bytes) -> tuple[list[tuple[str, str]], b
 
 def _ask_sources(settings: AuthSettings, account: bytes) -> int:
     """Say which source knows the account; 1 if none does, or it is not served."""
-    only_uid = None if os.geteuid() == 0 else os.geteuid()
-    limits = Limits(
-        settings.first_valid_uid,
-        settings.first_valid_gid,
-        settings.maildir,
-        only_uid,
-        settings.last_valid_uid,
-    )
+    limits = limits_of(settings)
     for row in settings.sources:
         try:
             known = (

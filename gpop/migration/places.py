@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 
 from gpop.accounts import sources
-from gpop.accounts.account import Limits, Refused
+from gpop.accounts.account import Refused
 from gpop.accounts.maps.errors import MapError
 from gpop.accounts.maps.virtualusers import VirtualUsers
 from gpop.config import Config
@@ -38,9 +38,7 @@ def by_accounts(config: Config) -> Place:
         NoPlace: a map needs a library that is not there.
     """
     auth = config.auth
-    only_uid = None if os.geteuid() == 0 else os.geteuid()
-    limits = Limits(auth.first_valid_uid, auth.first_valid_gid, auth.maildir, only_uid, auth.last_valid_uid)
-    asked = sources.build(auth.sources, limits)
+    asked = sources.build(auth.sources, sources.limits_of(auth))
     for source in asked:
         source.warm()
     virtual = VirtualUsers(auth)

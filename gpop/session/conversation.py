@@ -27,7 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gpop.maildrop.opening import Opened
+    from gpop.maildrop.opened import Opened
     from gpop.pop3.languages import Speech
     from gpop.session.report import Report
     from gpop.session.stream import Stream

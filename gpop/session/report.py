@@ -17,7 +17,7 @@ from gpop.privsep import messages
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gpop.maildrop.model import Location
-    from gpop.maildrop.opening import Opened
+    from gpop.maildrop.opened import Opened
     from gpop.pop3.wire import LineError
 
 SERVING = messages.encode(messages.SERVING)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from gpop.config import SessionSettings
     from gpop.maildrop.hit import Hit
+    from gpop.maildrop.opened import Opened
 
     # Becomes the user of a login, and returns a descriptor of the Maildir.
     Enter = Callable[[dict[str, Any], SessionSettings], int]
@@ -319,7 +320,7 @@ def _poll(
 def _converse(
     stream: Stream,
     report: Report,
-    opened: opening.Opened,
+    opened: Opened,
     unread: bytes,
     settings: SessionSettings,
     speech: Speech | None,

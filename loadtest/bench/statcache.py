@@ -31,6 +31,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from gpop.maildrop import opening
+from gpop.maildrop.opened import Opened
 
 BODY = (
     b"Subject: a message\nFrom: somebody@example.org\n\n" + b"A line of some length, as mail has it.\n" * 30
@@ -73,7 +74,7 @@ class Bench:
     def lose_cache(self) -> None:
         (self.path / ".statcache").unlink(missing_ok=True)
 
-    def open(self, wanted: str) -> opening.Opened:
+    def open(self, wanted: str) -> Opened:
         opened = opening.open_maildrop(self.dir_fd, opening.Options(boot_id=b"bench"))
         assert opened.outcome == wanted, (opened.outcome, opened.reason)
         return opened

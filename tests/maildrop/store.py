@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gpop.maildrop import opening
+from gpop.maildrop.opened import Opened
 from tests.pop3 import reference
 
 FOLDERS = ("new", "cur")
@@ -105,11 +106,11 @@ class Store:
 
     # Sessions
 
-    def open(self, **options: object) -> opening.Opened:
+    def open(self, **options: object) -> Opened:
         return opening.open_maildrop(self.dir_fd, opening.Options(**options))
 
     @contextmanager
-    def session(self, **options: object) -> Iterator[opening.Opened]:
+    def session(self, **options: object) -> Iterator[Opened]:
         opened = self.open(**options)
         try:
             yield opened
@@ -142,7 +143,7 @@ def without_root(store: Store) -> Iterator[None]:
         os.setegid(0)
 
 
-def response(opened: opening.Opened, kind: str) -> bytes:
+def response(opened: Opened, kind: str) -> bytes:
     """A multi-line response as a client receives it."""
     image = opened.image
     pieces = []
@@ -155,7 +156,7 @@ def response(opened: opening.Opened, kind: str) -> bytes:
     return b"".join(pieces)
 
 
-def lines(opened: opening.Opened, kind: str) -> list[tuple[int, bytes]]:
+def lines(opened: Opened, kind: str) -> list[tuple[int, bytes]]:
     """A multi-line response, parsed as strictly as can be."""
     status, *rest = response(opened, kind).split(b"\r\n")
     assert status.startswith(b"+OK ")
@@ -167,7 +168,7 @@ def lines(opened: opening.Opened, kind: str) -> list[tuple[int, bytes]]:
     return parsed
 
 
-def listing(opened: opening.Opened) -> list[tuple[bytes, int]]:
+def listing(opened: Opened) -> list[tuple[bytes, int]]:
     """What a client is told: (unique-id, octets) in message order, all ways of asking compared."""
     drop = opened.maildrop
     ids, sizes = lines(opened, "UIDL"), lines(opened, "LIST")
@@ -182,7 +183,7 @@ def listing(opened: opening.Opened) -> list[tuple[bytes, int]]:
     return [(shown, int(octets)) for (_, shown), (_, octets) in zip(ids, sizes, strict=True)]
 
 
-def content(opened: opening.Opened, index: int) -> bytes:
+def content(opened: Opened, index: int) -> bytes:
     """The octets of a message's file, as RETR would read them."""
     message = opened.message(index)
     try:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpop.maildrop import retention
-from gpop.maildrop.opening import Opened
+from gpop.maildrop.opened import Opened
 from gpop.maildrop.retention import DAY_S, RECORD_NAME, Retention, parse, render
 from tests.maildrop.faults import watched
 from tests.maildrop.store import Store

@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from gpop.maildrop import errors, opening, renewal
+from gpop.maildrop import errors, renewal
+from gpop.maildrop.opened import Opened
 from tests.maildrop.store import Store, content, expected_id, expected_twin_id, listing, without_root
 
 BASE = b"1700000001.b"
@@ -17,7 +18,7 @@ def twins(store: Store, *contents: bytes) -> None:
         store.deliver(BASE + b":2," + b"DFRST"[number : number + 1], octets, folder="cur")
 
 
-def inodes(opened: opening.Opened) -> list[int]:
+def inodes(opened: Opened) -> list[int]:
     """The files behind the message-numbers."""
     found = []
     for index in range(opened.maildrop.count):

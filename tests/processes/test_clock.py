@@ -99,7 +99,7 @@ WALL_CLOCK = {
     "front/front.py",
     "maildrop/cachefile.py",
     "maildrop/importfile.py",
-    "maildrop/opening.py",
+    "maildrop/opened.py",
 }
 
 
