@@ -221,8 +221,9 @@ class Relay:
                 self._to_session = memoryview(self._to_session)[sent:]
         except BlockingIOError:
             return
-        except OSError:
-            # It ends; what it has said is still to be passed on.
+        except (BrokenPipeError, ConnectionResetError):
+            # It ends; what it has said is still to be passed on. Any other error ends both ways: with a piece
+            # missing between two others, two commands could become one that nobody has given.
             self._to_session = b""
         if self._peer_ended:
             with contextlib.suppress(OSError):

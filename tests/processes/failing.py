@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from tests.serving import PASSWORD, Dialogue, Server, Site, wait_until
 
 FIRST_S = 1700000000
 PATIENCE_S = 60
+# What a client gets of a connection that has ended in no order, with and without TLS.
+BROKEN = (ConnectionError, ssl.SSLError)
 # Codes of RFC 3206 and RFC 2449: a client comes again, and no mail program asks for a password.
 COME_AGAIN = (b"-ERR [SYS/TEMP]", b"-ERR [IN-USE]")
 # Slow and obvious: once for each message is enough.
@@ -63,8 +66,11 @@ class Drop:
 
     STATES = ("absent", "unchanged", "changed")
 
-    def __init__(self, server: Server, state: str, name: str = "user0") -> None:
-        self.server, self.name = server, name
+    def __init__(
+        self, server: Server, state: str, name: str = "user0", context: ssl.SSLContext | None = None
+    ) -> None:
+        """`context`: its clients come by TLS."""
+        self.server, self.name, self.context = server, name, context
         self.path = server.site.maildir(name)
         self._make(state)
 
@@ -101,6 +107,12 @@ class Drop:
             one.rename(self.path / "cur" / (bases[1] + ":2,F"))
         settle(self.path)
 
+    def connect(self) -> socket.socket:
+        """Connect as a client of it does. Raises OSError."""
+        port = self.server.tls_port if self.context else self.server.port
+        plain = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+        return self.context.wrap_socket(plain, server_hostname="localhost") if self.context else plain
+
     def contents(self) -> list[bytes]:
         """Content of each message on the disk, once however many names its file has, sorted."""
         found = {}
@@ -132,17 +144,17 @@ class Client:
         marked: indexes into the truth of the messages it has marked.
     """
 
-    def __init__(self, server: Server, name: str = "user0") -> None:
+    def __init__(self, drop: Drop) -> None:
         """Log in. Raises Cut: not now."""
         self.sent_quit = False
         self.marked: list[int] = []
         try:
-            self.dialogue = Dialogue(socket.create_connection(("127.0.0.1", server.port), PATIENCE_S))
-        except ConnectionError:
+            self.dialogue = Dialogue(drop.connect())
+        except BROKEN:
             raise Cut("refused to connect") from None
         try:
             self._ask(None)
-            self._ask(f"USER {name}")
+            self._ask(f"USER {drop.name}")
             self._ask(f"PASS {PASSWORD}")
         except Cut:
             self.close()
@@ -155,7 +167,7 @@ class Client:
     def _line(self) -> bytes:
         try:
             line = self.dialogue.file.readline()
-        except ConnectionError:
+        except BROKEN:
             raise Cut("reset") from None
         if not line.endswith(b"\r\n"):
             raise Cut(f"ended with {line!r}")
@@ -166,7 +178,7 @@ class Client:
         if command is not None:
             try:
                 self.dialogue.send(command.encode() + b"\r\n")
-            except ConnectionError:
+            except BROKEN:
                 raise Cut("reset") from None
         answer = self._line()
         if answer.startswith(COME_AGAIN):
@@ -207,7 +219,7 @@ class Client:
         assert answer.startswith(b"+OK"), answer
         try:
             received = self.dialogue.file.read(len(wanted))
-        except ConnectionError:
+        except BROKEN:
             raise Cut("reset") from None
         assert received == wanted[: len(received)], f"wrong octets in {command}"
         if len(received) < len(wanted):
@@ -243,7 +255,7 @@ class Attempt:
         self.marked: list[int] = []
         client = None
         try:
-            client = Client(drop.server, drop.name)
+            client = Client(drop)
             logged_in()
             self._converse(client, drop.truth, wrong_sizes)
         except Cut as cut:
@@ -270,7 +282,7 @@ def after(attempt: Attempt) -> None:
     """Nothing lost, doubled or changed, as far as the client can know; and the next one is served."""
     drop, server = attempt.drop, attempt.drop.server
     if attempt.cut:
-        wait_until(lambda: not server.pids("session"), PATIENCE_S, "the session to end")
+        wait_until(lambda: not any(map(is_serving, server.pids("session"))), PATIENCE_S, "the session's end")
     marked = [drop.truth[index][1] for index in attempt.marked]
     left = drop.contents()
     kept = [octets for index, (_, octets) in enumerate(drop.truth) if index not in attempt.marked]
@@ -294,13 +306,22 @@ def next_login(drop: Drop) -> Client:
 
     def served() -> bool:
         try:
-            found.append(Client(drop.server, drop.name))
+            found.append(Client(drop))
         except Cut:
             return False
         return True
 
     wait_until(served, PATIENCE_S, "a login that is served")
     return found[0]
+
+
+def is_serving(pid: int) -> bool:
+    """Whether a session's process serves a login: one that is reused and free has the broker alone."""
+    try:
+        links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return False
+    return sum(link.startswith("socket:") for link in links) > 1
 
 
 def descriptors(pid: int) -> int:

@@ -14,6 +14,7 @@ from collections import Counter
 import pytest
 
 from tests import kernel
+from tests.certificates import Authority
 from tests.kernel import Kernel
 from tests.processes import failing
 from tests.processes.failing import Attempt, Drop, Lasting
@@ -48,10 +49,16 @@ SESSION = {
 class Stand:
     """A server whose calls can be made to fail, and its lasting processes as they were."""
 
-    def __init__(self, **settings) -> None:
-        self.site = Site(**settings)
+    def __init__(self, context=None, reused=False, **settings) -> None:
+        """`context`: clients come by TLS. `reused`: one process serves one login after another."""
+        self.context = context
+        self.site = Site(one_uid=reused, **settings)
+        if reused:
+            self.site.write_config(session__reuse_below=str(self.site.path / "home"))
         self.kernel = Kernel(self.site)
         self.server = self.kernel.server
+        if reused:
+            Drop(self.server, "unchanged")  # the process that was started for it stays
         self.lasting = Lasting(self.server)
 
     def settle(self) -> None:
@@ -95,7 +102,7 @@ def sweep(stand, role, kind, error_number, states, step=1):
         here = states if ALL else [states[nth // step % len(states)]]
         unharmed = 0
         for state in here:
-            drop = Drop(stand.server, state)
+            drop = Drop(stand.server, state, context=stand.context)
             stand.kernel.fail(role, kind, nth, error_number)
             attempt = Attempt(drop, wrong_sizes=1 if kind in READS else 0)
             stand.kernel.heed_nothing()
@@ -149,6 +156,67 @@ def test_lasting_processes(asking):
     for (role, kind), numbers in LASTING.items() if ALL else list(LASTING.items())[::2]:
         for error_number in numbers if ALL else numbers[:1]:
             sweep(asking, role, kind, error_number, ("unchanged",))
+
+
+# Inside TLS front and session are between client and maildrop for all of a session.
+INSIDE_TLS = {
+    ("front", "receive"): (errno.ENOMEM, errno.ENOBUFS, errno.ECONNRESET),
+    ("front", "send"): (errno.ENOBUFS, errno.ENOMEM, errno.ECONNRESET, errno.EPIPE),
+    ("front", "read"): (errno.EIO, errno.ENOMEM),
+    ("front", "write"): (errno.EIO, errno.EPIPE),
+    ("front", "socket"): SCARCE,
+    ("front", "option"): (errno.ENOBUFS,),
+    ("front", "mmap"): (errno.ENOMEM,),
+    ("session", "write"): (errno.EIO, errno.ENOBUFS),
+    ("session", "send"): (errno.EIO, errno.ENOMEM),
+    ("session", "receive"): (errno.ENOMEM, errno.EIO),
+}
+
+
+@pytest.fixture
+def inside_tls(tmp_path):
+    """Clients come by TLS."""
+    authority = Authority(tmp_path / "authority")
+    pair = list(authority.issue("localhost"))
+    settings = {"server__listen_tls": ["127.0.0.1:0"], "tls__certificates": [pair]}
+    made = Stand(authority.client_context(), accounts_cache__enabled=True, **settings)
+    yield made
+    made.stop()
+
+
+def test_inside_tls(inside_tls):
+    """A session goes through the front: the right octets, or the connection ends, whichever call fails."""
+    for (role, kind), numbers in INSIDE_TLS.items() if ALL else list(INSIDE_TLS.items())[:2]:
+        for error_number in numbers if ALL else numbers[:1]:
+            sweep(inside_tls, role, kind, error_number, ("unchanged",), 1 if ALL else 7)
+
+
+def test_a_command_that_can_not_be_passed_on_ends_the_session(inside_tls):
+    """It was left out, and the session waited for it; what came next could have joined what was before."""
+    for nth in range(20, 26):  # answers to the client, and commands for the session
+        drop = Drop(inside_tls.server, "unchanged", context=inside_tls.context)
+        inside_tls.kernel.fail("front", "send", nth, errno.ENOBUFS)
+        attempt = Attempt(drop)
+        inside_tls.kernel.heed_nothing()
+        assert inside_tls.kernel.failed["sendto"] == 1
+        assert attempt.cut
+        failing.after(attempt)
+    inside_tls.lasting.check()
+
+
+@pytest.fixture
+def reused():
+    """One process serves one login after another."""
+    made = Stand(reused=True, accounts_cache__enabled=True)
+    yield made
+    made.stop()
+
+
+def test_processes_that_are_reused(reused):
+    """What fails in a session that was not its process's first harms neither it nor the next one."""
+    for kind in SESSION if ALL else ("open", "send"):
+        for error_number in SESSION[kind] if ALL else SESSION[kind][:1]:
+            sweep(reused, "session", kind, error_number, Drop.STATES, 1 if ALL else 13)
 
 
 def broken(stand, role, kind, error_number):
