@@ -291,9 +291,10 @@ def _console_line(event: str, level: str, process: str, fields: dict[str, Any]) 
 
 
 def _console_value(value: Any) -> str:
-    text = value if isinstance(value, str) else json_text(value)
-    plain = text.isprintable() and " " not in text and '"' not in text and text != ""
-    return text if plain else json_text(text)
+    if not isinstance(value, str):
+        return json_text(value)
+    plain = value.isprintable() and " " not in value and '"' not in value and value != ""
+    return value if plain else json_text(value)
 
 
 def structured(log: Log) -> Any:

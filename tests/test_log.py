@@ -75,3 +75,13 @@ def test_every_event_is_documented() -> None:
     """docs/log.md has a row for each."""
     text = (Path(__file__).parent.parent / "docs" / "log.md").read_text("utf-8")
     assert [name for name in EVENTS if f"`{name}`" not in text] == []
+
+
+def test_a_line_to_read_along_has_lists_as_they_are(tmp_path: Path) -> None:
+    """On a terminal a list is no text in quotes; text that could be taken for something else still is."""
+    fd = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    log = Log(fd, "auth", console=True)
+    log.write("auth_started", sources=["pam", "passwd-file"], cache=False, pid="1 \x1b")
+    os.close(fd)
+    words = (tmp_path / "log").read_text().split("auth_started", 1)[1].strip()
+    assert words == 'sources=["pam", "passwd-file"] cache=false pid="1 \\u001b"'
