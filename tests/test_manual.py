@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def test_every_command_and_every_setting_has_its_place() -> None:
         assert f"\\fB{setting.name}\\fR (" in page
 
 
+@pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")
 @pytest.mark.parametrize("name", ["gpop.1", "gpop.toml.5"])
 def test_roff_has_nothing_to_warn_of(name: str) -> None:
     """Every macro is known, no line is lost: the formatter's warnings are all on, and there are none."""

@@ -263,7 +263,10 @@ def kind_of(name: str) -> type[Server]:
 def revision() -> str:
     """The commit of this tree, and whether there is more than that."""
     git = ["git", "-C", str(TOP), "describe", "--always", "--dirty"]
-    done = subprocess.run(git, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # no git here: a figure is worth having all the same
+        return "an unknown commit"
     return done.stdout.strip() or "an unknown commit"
 
 
