@@ -30,6 +30,7 @@ PURE = {
     "accounts.maps.resolving",
     "accounts.maps.sendmail",
     "accounts.names",
+    "accounts.queue",
     "front.proxy_header",
     "front.xclient",
     "json_text",

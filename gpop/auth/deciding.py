@@ -33,12 +33,12 @@ from gpop.accounts.cache import SYSTEM_FILES, AuthCache, CacheWatch
 from gpop.accounts.known import Known
 from gpop.accounts.maps.virtualusers import VirtualUsers
 from gpop.accounts.penalties import PenaltyTable
+from gpop.accounts.queue import Lanes
 from gpop.accounts.sources import MAPS, PasswdFileSource, Request, Source
 from gpop.accounts.user_settings import UserSettingsFile
 from gpop.auth import checker
 from gpop.auth.attempt import CHECKED, DONE, HELD, REFUSING, UNVERIFIED_SOURCE, WAITING, Attempt
 from gpop.auth.limits import Buckets
-from gpop.auth.queue import Lanes
 from gpop.auth.reporting import report_map, report_passwd_file, report_user_settings
 
 if TYPE_CHECKING:
@@ -102,7 +102,9 @@ class Decider:
             self.cache = AuthCache(described, settings.cache_lifetime_s, settings.cache_max_entries)
         self.watch = CacheWatch(self._watched_files)
         self.pending: dict[Attempt, None] = {}
-        self._queue: Lanes[Attempt] = Lanes(settings.max_checks, MAX_WAITING, MAX_WAITING_PER_SOURCE)
+        self._queue: Lanes[Attempt] = Lanes(
+            settings.max_checks, MAX_WAITING, MAX_WAITING, MAX_WAITING_PER_SOURCE
+        )
         self._known = Known(secrets.token_bytes(32))
         self._waiting: dict[Attempt, None] = {}  # all wait equally long: the first has waited longest
         self._timed: list[tuple[float, int, Attempt]] = []  # a heap: held, and refusals to be said
@@ -215,7 +217,7 @@ class Decider:
                 return
             attempt.cached = cached
         attempt.is_known = self._known.has(attempt.source, attempt.login_name)
-        displaced = self._queue.lane(attempt.is_known).put(attempt.source, attempt)
+        displaced = self._queue.lane(attempt.is_known).put(attempt.source, attempt.login_name, attempt)
         if displaced is not attempt:
             attempt.wait_until_s = now + self.settings.check_timeout_s
             self._enter(attempt, WAITING)
@@ -376,7 +378,7 @@ class Decider:
                 self._finish(attempt, attempt.verdict)
         while self._waiting and (first := next(iter(self._waiting))).wait_until_s <= now:
             del self._waiting[first]
-            self._queue.lane(first.is_known).remove(first.source, first)
+            self._queue.lane(first.is_known).remove(first.source, first.login_name, first)
             self._settle(first, Refused(SYS_TEMP, "checks_exhausted"), now)
         for pid in [pid for pid, (started, _) in self._unreaped.items() if started.is_overdue(now)]:
             self._overdue(self._unreaped[pid][0], now)
@@ -442,7 +444,7 @@ class Decider:
             self._release(attempt)
         elif stage == WAITING:
             del self._waiting[attempt]
-            self._queue.lane(attempt.is_known).remove(attempt.source, attempt)
+            self._queue.lane(attempt.is_known).remove(attempt.source, attempt.login_name, attempt)
         if stage != CHECKED:
             self._leave(attempt)
 

@@ -102,7 +102,7 @@ class Front:
         self.control = gevent.socket.socket(control.family, control.type, 0, control.detach())
         self.auth: gevent.socket.socket | None = None
         # Taken while a login is sent: where auth is slow its socket is full, and one greenlet may wait.
-        self._turns = Turns(self.hub)
+        self._turns = Turns(self.hub, settings.max_connections)
         self.known = Known(os.urandom(32))
         self.servers: list[Listener] = []
         self.before_login: dict[gevent.Greenlet, None] = {}  # who has been there for longest is the first
@@ -144,7 +144,9 @@ class Front:
             TooMany: others wait already, and too many of them.
             OSError: there is no auth at the moment, or it has gone.
         """
-        self._turns.take(self._turns.is_taken() and self.known.has(source_of(peer), name))
+        if not self._turns.take():
+            source = source_of(peer)
+            self._turns.wait(source, name, self.known.has(source, name))
         try:
             if self.auth is None:
                 raise ConnectionError("auth is being started again")

@@ -1,16 +1,18 @@
 """
 PROCESS (part of the front): whose login goes to auth next, where auth takes them more slowly than they come.
 
-One at a time. Who has logged in from there before goes first; of strangers so many wait and no more,
-so that a flood of guesses is answered at once and keeps nobody waiting. Knows nothing of what is sent.
+One at a time, by the same order in which auth has them checked (`accounts.queue`): sources take turns, within
+a source names do, and who has logged in before from there goes before strangers. Of these so many wait
+and no more, so that a flood of guesses is answered at once. Knows nothing of what is sent.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 import gevent
+
+from gpop.accounts.queue import Lanes
 
 # Auth takes a login in less than a ms unless it is short of CPU: then these are some seconds' worth.
 MAX_STRANGERS = 1024
@@ -20,44 +22,76 @@ class TooMany(OSError):
     """So many strangers wait that one more would only make it worse."""
 
 
+class _Waiting:
+    """A greenlet that waits for its turn; `waits` no more when it has it, or has been ended."""
+
+    __slots__ = ("greenlet", "has_turn", "is_known", "source", "waits")
+
+    def __init__(self, source: bytes, is_known: bool) -> None:
+        self.greenlet = gevent.getcurrent()
+        self.source = source
+        self.is_known = is_known
+        self.waits = True
+        self.has_turn = False
+
+    def go_on(self) -> None:
+        if self.waits:
+            self.greenlet.switch()
+
+    def go_away(self) -> None:
+        if self.waits:
+            self.greenlet.throw(TooMany)
+
+
 class Turns:
-    """`take` a turn, waiting for it, and `give` it back."""
+    """`take` a turn or `wait` for it, and `give` it back. `most`: so many wait, at most."""
 
-    __slots__ = ("_hub", "_known", "_strangers", "_taken")
+    __slots__ = ("_hub", "_lanes", "_taken")
 
-    def __init__(self, hub: Any) -> None:
+    def __init__(self, hub: Any, most: int) -> None:
         self._hub = hub
         self._taken = False
-        self._known: deque[gevent.Greenlet] = deque()
-        self._strangers: deque[gevent.Greenlet] = deque()
+        self._lanes: Lanes[_Waiting] = Lanes(1, most, MAX_STRANGERS, most)
 
-    def is_taken(self) -> bool:
-        return self._taken
+    def take(self) -> bool:
+        """Take the turn if it is free, as it nearly always is; False if it is not."""
+        was_taken, self._taken = self._taken, True
+        return not was_taken
 
-    def take(self, is_known: bool) -> None:
-        """Wait until it is this greenlet's turn. Raises TooMany."""
-        if not self._taken:
-            self._taken = True
-            return
-        if not is_known and len(self._strangers) >= MAX_STRANGERS:
+    def wait(self, source: bytes, name: bytes, is_known: bool) -> None:
+        """
+        Wait until it is this greenlet's turn.
+
+        Raises:
+            TooMany: strangers wait already, and too many of them, or one came from a source with fewer in line.
+        """
+        lane = self._lanes.lane(is_known)
+        this = _Waiting(source, is_known)
+        displaced = lane.put(source, name, this)
+        if displaced is this:
             raise TooMany
-        line = self._known if is_known else self._strangers
-        this = gevent.getcurrent()
-        line.append(this)
+        if displaced:
+            # Not from here: a greenlet that another one throws into would not come back to that one.
+            self._hub.loop.run_callback(displaced.go_away)
         try:
             self._hub.switch()
         except BaseException:
-            if this in line:
-                line.remove(this)
+            if this.has_turn:
+                self.give()
             else:
-                self.give()  # it was its turn already
+                lane.remove(source, name, this)
             raise
+        finally:
+            this.waits = False
 
     def give(self) -> None:
         """The next one's turn."""
-        line = self._known or self._strangers
-        if line:
-            # Handed over as it is, taken: nobody who comes meanwhile gets in between.
-            self._hub.loop.run_callback(line.popleft().switch)
-        else:
+        following = self._lanes.take()
+        if following is None:
             self._taken = False
+            return
+        # The lanes are for the order alone: that there is one turn is known here.
+        self._lanes.lane(following.is_known).give_back(following.source)
+        following.has_turn = True
+        # Handed over as it is, taken: nobody who comes meanwhile gets in between.
+        self._hub.loop.run_callback(following.go_on)

@@ -30,7 +30,7 @@ SCENARIOS = (
     Scenario("handshakes", "TLS handshakes without end, three of four given up by the client", 40),
     Scenario("renegotiation", "clients that renegotiate (TLS 1.2) and renew keys (TLS 1.3) without end", 40),
     Scenario("unread-retr", "logged in, 1,000 times RETR of a MB, and nothing read; half inside TLS", 40),
-    Scenario("disconnects", "a login and its session, cut off or reset at any octet", 500),
+    Scenario("disconnects", "a login and its session, cut off or reset at any octet", 60),
     Scenario("commands", "commands without end, answers read; half before the login, half after", 40),
     Scenario("pipelines", "megabytes of commands and noise, answers not read; before and after a login", 100),
     Scenario("endless-lines", "lines that never end, before and after a login", 100),
