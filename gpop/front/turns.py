@@ -63,7 +63,7 @@ class Turns:
         Wait until it is this greenlet's turn.
 
         Raises:
-            TooMany: strangers wait already, and too many of them, or one came from a source with fewer in line.
+            TooMany: too many strangers wait, and this one is of a source that has most in line.
         """
         lane = self._lanes.lane(is_known)
         this = _Waiting(source, is_known)
