@@ -221,13 +221,18 @@ class Relay:
                 self._to_session = memoryview(self._to_session)[sent:]
         except BlockingIOError:
             return
-        except (BrokenPipeError, ConnectionResetError):
-            # It ends; what it has said is still to be passed on. Any other error ends both ways: with a piece
-            # missing between two others, two commands could become one that nobody has given.
+        except OSError:
+            # It ends, or has to: with a piece missing between two others, two commands could become one that
+            # nobody has given. What it has said is still to be passed on.
             self._to_session = b""
+            self._end_to_session()
         if self._peer_ended:
-            with contextlib.suppress(OSError):
-                self._session.shutdown(_socket.SHUT_WR)
+            self._end_to_session()
+
+    def _end_to_session(self) -> None:
+        """Say no more to the session; it ends for that."""
+        with contextlib.suppress(OSError):
+            self._session.shutdown(_socket.SHUT_WR)
 
     # From the session to the peer
 
