@@ -27,6 +27,10 @@ def main() -> int:
         from gpop.front import front
 
         return front.main(sys.argv[2:])
+    if process == "log-process":
+        from gpop.log import log
+
+        return log.main(sys.argv[2:])
     if process == "metrics-process":
         from gpop.metrics import metrics
 

@@ -4,7 +4,8 @@ The log: names of its events, and how a line is made and written.
 One JSON object a line (a readable form on a terminal), at most `MAX_LINE_OCTETS` long and
 written with one call that never blocks: a log reader that stalls costs lines, which are
 counted and reported, and never the service. The broker and auth write with `Log`; the
-front wraps the same `Log` in structlog (`structured`). Where the lines go, `log_target` knows.
+front wraps the same `Log` in structlog (`structured`). Where the lines go, `log_target` knows. Who has no
+rights writes to a pipe, and the log process takes it from there (`log.log`).
 
 Everybody who logs executes this. It refuses to know secrets: no field ever is a password,
 and no octet of a peer or a file name reaches a line unescaped.
@@ -13,6 +14,7 @@ and no octet of a peer or a file name reaches a line unescaped.
 from __future__ import annotations
 
 import _socket
+import fcntl
 import os
 import stat
 import time
@@ -28,11 +30,12 @@ if TYPE_CHECKING:
 
 # POSIX: a write of up to PIPE_BUF octets (4,096 on Linux) to a pipe is never mixed with another's.
 MAX_LINE_OCTETS = 4096
+# What the log process adds to a line has room in it.
+MAX_JSON_OCTETS = MAX_LINE_OCTETS - 32
 MAX_FIELD_CHARACTERS = 512
 
 # Every event, by the process that writes it. docs/log.md says what their fields mean.
-EVENTS = {
-    # front
+EVENTS_OF_FRONT = {
     "session_closed": "a session ended: the canonical line, one for each that was accepted",
     "login_refused": "a login was not accepted, with the peer's address; written at once",
     "connection_closed": "a peer left, or was closed, without a session (debug)",
@@ -56,7 +59,8 @@ EVENTS = {
     "maildirsize_failed": "the Maildir++ quota file could not be updated",
     "unique_ids_changed": "messages have other unique-ids than before: clients will download them again",
     "retention_failed": "when messages were retrieved could not be read or noted; they stay for longer",
-    # auth
+}
+EVENTS_OF_AUTH = {
     "auth_started": "auth is warmed and decides logins",
     "auth_fault": "an account source failed; logins get [SYS/TEMP]",
     "passwd_file_read": "a passwd-file was read, or read again after a change",
@@ -69,9 +73,14 @@ EVENTS = {
     "virtual_user_refused": "a map says that nobody may log in by this name, or that it is several",
     "auth_cache_dropped": "the auth cache was emptied, and why",
     "penalty_raised": "a source address has to wait longer before its next login",
-    # metrics
+}
+EVENTS_OF_METRICS = {
     "metrics_started": "metrics can be had: addresses",
-    # broker
+}
+EVENTS_OF_LOG = {
+    "log_line_rejected": "a process wrote what is no line of the log, or none of its own; it is ended",
+}
+EVENTS_OF_BROKER = {
     "broker_started": "gpop serves: addresses, processes, version",
     "broker_stopped": "the last process ended",
     "shutdown_started": "no new connections; sessions have the grace time to end",
@@ -92,11 +101,17 @@ EVENTS = {
     "session_unreported": "a session ended in order, but its front was gone: there is no session_closed",
     "log_reopened": "the log goes to a file, or a syslog daemon, that was opened anew",
     "log_reopen_failed": "the log could not be opened anew; it goes where it went",
+}
+EVENTS_OF_ALL = {
     "frame_rejected": "a gpop process sent what no correct one sends; its conversation was ended",
-    # any
     "log_lines_dropped": "the log could not be written for a while; so many lines are missing",
     "process_fault": "an unexpected error ended a process or a connection",
 }
+EVENTS = (
+    EVENTS_OF_FRONT | EVENTS_OF_AUTH | EVENTS_OF_METRICS | EVENTS_OF_LOG | EVENTS_OF_BROKER | EVENTS_OF_ALL
+)
+# Those that hold no log, only a pipe to the log process, and what each may say there.
+EVENTS_BY_PIPE = {"front": EVENTS_OF_FRONT | EVENTS_OF_ALL, "metrics": EVENTS_OF_METRICS | EVENTS_OF_ALL}
 
 # Reasons of refused logins that mean "too much at the moment": of these the log gets some, with their
 # number, because a flood of logins would else be a flood of lines.
@@ -157,7 +172,7 @@ def place(error: BaseException) -> str:
 
 class Log:
     """
-    Writes events to `fd`, which it does not own, as `process` ("broker", "auth", "front").
+    Writes events to `fd`, which it does not own, as `process` ("broker", "auth", "front", "log").
 
     `text` makes JSON of a line's fields: who writes many lines has a quicker way than who must stay small.
     `facility` is that of syslog if `fd` is the socket of its daemon, else -1.
@@ -194,7 +209,16 @@ class Log:
         self.socket = _socket.socket(fileno=os.dup(fd)) if is_socket else None
 
     def replace(self, fd: int) -> None:
-        """Write to what `fd` is from here on, which is of the same kind as before; takes it over."""
+        """
+        Write to what `fd` is from here on; takes it over.
+
+        It is of the same kind as before, or the pipe to a log process, which brings lines into their form.
+        """
+        if _is_pipe(fd):
+            self.console, self.facility = False, -1
+            if self.socket is not None:
+                self.socket.close()
+                self.socket = None
         os.dup2(fd, self.fd, inheritable=False)
         if self.socket is not None:
             os.dup2(fd, self.socket.fileno(), inheritable=False)
@@ -215,10 +239,18 @@ class Log:
         return self._line(event, level, fields)
 
     def _line(self, event: str, level: str, fields: dict[str, Any]) -> str:
-        head = f"<{self.facility * 8 + SEVERITIES[level]}>{_syslog_tag()}" if self.facility >= 0 else ""
         if self.console:
-            return head + _console_line(event, level, self.process, fields)[: MAX_LINE_OCTETS // 4]
-        return head + self._json_line(event, level, fields)
+            return self.console_line(os.getpid(), event, level, self.process, fields)
+        return self.head(os.getpid(), level) + self._json_line(event, level, fields)
+
+    def head(self, pid: int, level: str) -> str:
+        """Return what stands before a line of the process `pid`."""
+        return f"<{self.facility * 8 + SEVERITIES[level]}>{_syslog_tag(pid)}" if self.facility >= 0 else ""
+
+    def console_line(self, pid: int, event: str, level: str, process: str, fields: dict[str, Any]) -> str:
+        """Return a line of whichever process in the form for eyes."""
+        line = _console_line(event, level, process, fields)[: MAX_LINE_OCTETS // 4]
+        return self.head(pid, level) + line
 
     def _json_line(self, event: str, level: str, fields: dict[str, Any]) -> str:
         now = time.time()
@@ -230,26 +262,26 @@ class Log:
         }
         line = self.text(head | _shortened(fields, MAX_FIELD_CHARACTERS))
         for limit in (128, 32, 8):
-            if len(line) < MAX_LINE_OCTETS:
+            if len(line) < MAX_JSON_OCTETS:
                 break
             line = self.text(head | _shortened(fields, limit) | {"shortened": True})
-        return line if len(line) < MAX_LINE_OCTETS else self.text(head | {"shortened": True})
+        return line if len(line) < MAX_JSON_OCTETS else self.text(head | {"shortened": True})
 
-    def write_line(self, line: str) -> None:
-        """Write a rendered line; one that can't be written at once is dropped and counted."""
+    def write_line(self, line: str, lines: int = 1) -> None:
+        """Write a rendered line, or `lines` of them; what can't be written at once is dropped and counted."""
         if self.dropped:
             dropped = self.dropped
             if not self._put(self._line("log_lines_dropped", "warning", {"lines": dropped})):
-                self._drop()
+                self._drop(lines)
                 return
             self.dropped -= dropped
         if not self._put(line):
-            self._drop()
+            self._drop(lines)
 
-    def _drop(self) -> None:
-        self.dropped += 1
+    def _drop(self, lines: int) -> None:
+        self.dropped += lines
         if self.tally is not None:
-            self.tally.add(("log_lines_dropped",))
+            self.tally.add(("log_lines_dropped",), lines)
 
     def _put(self, line: str) -> bool:
         octets = (line if self.facility >= 0 else line + "\n").encode("utf-8", "backslashreplace")
@@ -267,15 +299,24 @@ class Log:
         return not self._torn
 
 
+def _is_pipe(fd: int) -> bool:
+    try:
+        # Not fstat: who is confined can't ask that any more.
+        fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+    except OSError:
+        return False
+    return True
+
+
 def log_of(process: str, options: dict[str, str], text: Callable[[Any], str] = json_text) -> Log:
     """Return the log of a process that the broker started with these `options`."""
     facility = int(options.get("log-facility", "-1"))
     return Log(int(options["log-fd"]), process, "console" in options, "debug" in options, text, facility)
 
 
-def _syslog_tag() -> str:
+def _syslog_tag(pid: int) -> str:
     """What stands before a message in the form that every syslog daemon knows (RFC 3164 §4.1)."""
-    return f"{time.strftime('%b %e %H:%M:%S')} gpop[{os.getpid()}]: "
+    return f"{time.strftime('%b %e %H:%M:%S')} gpop[{pid}]: "
 
 
 def _shortened(fields: dict[str, Any], limit: int) -> dict[str, Any]:

@@ -35,9 +35,11 @@ def broker_environment() -> dict[str, str]:
     return environment() | {"LD_BIND_NOW": "1", "LC_ALL": "C"}
 
 
-def start_program(arguments: Sequence[str], keep: Sequence[int], stdout: int = 1) -> int:
+def start_program(arguments: Sequence[str], keep: Sequence[int], stdout: int = 1, lean: bool = False) -> int:
     """
     Start a gpop process of its own program; return its pid. It has the descriptors 0-2 and `keep`.
+
+    `lean`: it needs nothing but the standard library.
 
     The environment is empty but for what is set here: what an administrator's shell
     happened to hold ($DISPLAY, $PYTHONPATH, $LD_…) reaches no process of gpop's.
@@ -45,7 +47,8 @@ def start_program(arguments: Sequence[str], keep: Sequence[int], stdout: int = 1
     Raises:
         OSError: there can't be another process now.
     """
-    return start_command([sys.executable, "-I", MAIN, *arguments], environment(), keep, stdout)
+    options = ["-I", "-S"] if lean else ["-I"]
+    return start_command([sys.executable, *options, MAIN, *arguments], environment(), keep, stdout)
 
 
 def start_command(

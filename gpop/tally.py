@@ -7,7 +7,7 @@ it is asked for metrics (`metrics.exposition`). The broker makes tallies and len
 the process that follows a dead one counts on in its tally.
 
 What can be counted is laid down here, label values included, so nobody's input makes a series. Executed by
-broker, fronts and auth, each on its own tally; it knows no metric's name and nothing of HTTP.
+broker, fronts, auth and log, each on its own tally; it knows no metric's name and nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MOST = 2**64 - 1
 KIND, PID, ANSWERED_MS, LAYOUT = range(4)
 HEAD = struct.Struct("2Q")
 FIRST = 4
-KINDS = ("", "broker", "front", "auth")
+KINDS = ("", "broker", "front", "auth", "log")
 
 # In microseconds. A hit takes some 100, a password check 50,000, a rebuild up to seconds, a session up to
 # hours. One row of bounds for all times.
@@ -54,7 +54,7 @@ LOGIN_RESULTS = ("accepted", "AUTH", "SYS/TEMP", "SYS/PERM", "IN-USE", "LOGIN-DE
 # Who decided: a kind of account source, the auth cache, or without asking either a front or the broker.
 LOGIN_SOURCES = ("pam", "passwd-file", "cache", "front", "broker", "none", OTHER)
 ASKED_SOURCES = ("pam", "passwd-file", "cache", OTHER)
-RESTARTED = ("front", "auth", "metrics")
+RESTARTED = ("front", "auth", "metrics", "log")
 
 
 def _histogram(name: str, *labels: str) -> tuple[Key, ...]:
@@ -71,12 +71,14 @@ GAUGES: dict[str, tuple[Key, ...]] = {
     "broker": (("running_sessions",), ("started_s",)),
     "front": (("open_connections",), ("listening",)),
     "auth": (("undecided_logins",), ("running_checks",), ("penalised_sources",), ("auth_cache_entries",)),
+    "log": (),
 }
 # What only grows.
 _EVERYBODYS: tuple[Key, ...] = (("log_lines_dropped",), *[("events", event) for event in EVENTS])
 COUNTS: dict[str, tuple[Key, ...]] = {
     "broker": (*_EVERYBODYS, *[("restarts", name) for name in RESTARTED], *_histogram("fork")),
     "auth": _EVERYBODYS,
+    "log": _EVERYBODYS,
     "front": (
         *_EVERYBODYS,
         ("connections",),

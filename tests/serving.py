@@ -29,6 +29,7 @@ PASSWORD = "open sesame"
 FAULTS = (
     "auth_fault",
     "frame_rejected",
+    "log_line_rejected",
     "log_lines_dropped",
     "process_ended",
     "process_fault",
@@ -227,14 +228,14 @@ class Server:
         return [event for event in self.events() if event["event"] in FAULTS or event.get("fault")]
 
     def children(self) -> dict[int, str]:
-        """The processes under the broker: pid -> "front", "auth", "metrics" or "session"."""
+        """The processes under the broker: pid -> "front", "auth", "metrics", "log" or "session"."""
         found = {}
         for child in children_of(self.process.pid):
             try:
                 arguments = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            for kind in ("front", "auth", "metrics"):
+            for kind in ("front", "auth", "metrics", "log"):
                 if f"{kind}-process".encode() in arguments:
                     found[child] = kind
                     break

@@ -18,7 +18,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "gpop"
 
 COMMANDS = {"cli", "__main__", "commands.*"}
-PROCESSES = {"broker.broker", "front.front", "auth.auth", "metrics.metrics", "session.session"}
+PROCESSES = {"broker.broker", "front.front", "auth.auth", "metrics.metrics", "log.log", "session.session"}
 # Parts of the broker that load another process: the session, which is forked from it.
 RUN_SESSIONS = {"broker.sessions", "broker.reuse", "broker.rehearsal"}
 PURE = {

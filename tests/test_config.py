@@ -73,7 +73,7 @@ def test_every_setting_reaches_a_process(write: Write) -> None:
     """A setting that no process gets would be read, checked, and without effect."""
     plain = reading.read(write(SOURCE)).config().as_plain()
     handed_over = set().union(*plain.values())
-    made_of_it = {"sources", "certificate_ends", "session_calls", "service_calls"}
+    made_of_it = {"sources", "certificate_ends", "session_calls", "service_calls", "log_calls"}
     assert handed_over == {setting.field for setting in SETTINGS} - {"seccomp"} | made_of_it
 
 
@@ -464,7 +464,7 @@ def test_main_prints_the_settings(
     as_user(monkeypatch, 1000)
     assert reading.main([write(SOURCE + "[session]\nlock = false\n")]) == 0
     answer = marshal.loads(capfdbinary.readouterr().out)
-    assert set(answer["settings"]) == {"broker", "front", "auth", "session", "metrics"}
+    assert set(answer["settings"]) == {"broker", "front", "auth", "session", "metrics", "log"}
     assert answer["settings"]["session"]["lock"] is False
     assert any("session.lock = false" in warning for warning in answer["warnings"])
 

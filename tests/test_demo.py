@@ -203,7 +203,7 @@ def test_root_hands_the_demo_to_somebody_else() -> None:
         pytest.skip("needs root: it is about what the demo does when root starts it")
     with running_demo() as running:
         children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
-        assert len(children) == 2, "auth and one front"
+        assert len(children) == 3, "auth, one front, and the log's"
         for pid in (running.pid, *children):
             ids = re.findall(r"^[UG]id:\s(.*)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
             assert len(ids) == 2

@@ -25,7 +25,7 @@ from gpop.broker.liveness import START_TIMEOUT_S, Health
 from gpop.broker.service_manager import ServiceManager
 from gpop.broker.sessions import Sessions, exit_fields
 from gpop.broker.succession import Succession
-from gpop.broker.supervision import DRAINING, SERVING, STARTING, Generation, Process
+from gpop.broker.supervision import SERVING, STARTING, Generation, Process
 from gpop.broker.tallies import Lent, Tallies
 from gpop.broker.watching import LOOK_S, FileWatch
 from gpop.events import Log, place
@@ -104,6 +104,7 @@ class Broker:
         self._adopt(plain)
         if self.one_connection:
             plain["broker"]["metrics_listen"] = []  # there are as many of us as there are connections
+            plain["log"] = {}  # and as many fronts: each is the client's own, and its end is that of the log
         starting.prepare_run_directory(self.settings.run_dir)
         self.listening = self.listen(plain["broker"])
         if not self.one_connection:
@@ -213,7 +214,8 @@ class Broker:
         return 1 if self.failed else 0
 
     def _stopped(self) -> bool:
-        return self.stop_at is not None and not self.processes and not self.sessions.pids()
+        starts = any(generation.missing for generation in self.generations)
+        return self.stop_at is not None and not self.processes and not self.sessions.pids() and not starts
 
     def _poll_timeout_ms(self) -> int:
         """
@@ -297,7 +299,8 @@ class Broker:
             return
         octets = messages.encode(messages.LOG)
         for process in self.processes.values():
-            process.tell(octets, [fd])
+            if process.holds_log:
+                process.tell(octets, [fd])
         self.log.replace(fd)
         self.log.write("log_reopened", path=where)
 
@@ -329,7 +332,7 @@ class Broker:
             self._became_ready(process.generation)
         elif kind == messages.ALIVE and process.asked and not fds:
             self.health.answered(process)
-        elif kind == messages.CUT_OFF and process.name == "auth" and not fds:
+        elif kind == messages.CUT_OFF and process.name in ("auth", "log") and not fds:
             self.health.cut_off(process, octets)
         elif kind == messages.LOOK and process.name == "metrics" and not fds:
             self.health.look_for_metrics(time.monotonic())
@@ -377,7 +380,7 @@ class Broker:
             self.log.write("process_ended", "error", **fields, **exit_fields(status))
             if self.log.tally is not None:
                 self.log.tally.add(("restarts", process.name))
-        elif not generation.processes() and generation in self.generations:
+        elif generation.is_over() and generation in self.generations:
             self.generations.remove(generation)
 
     # Generations
@@ -425,9 +428,7 @@ class Broker:
 
     def starting_failed(self, generation: Generation, problem: str) -> None:
         """A new generation did not come up: end it, and keep the old one if there is one."""
-        generation.state = DRAINING
-        generation.missing = []
-        generation.end(signals.KILL)
+        generation.end()
         for address in generation.listening.keys() - self.listening.keys():
             generation.listening[address].close()
         first = not any(other.state == SERVING for other in self.generations)
@@ -435,7 +436,7 @@ class Broker:
         self.log.write(event, "error", problem=problem, kept_old=not first)
         if not first:
             self.manager.ready()
-        if not generation.processes():
+        if generation.is_over():
             self.generations.remove(generation)
         if first:
             self.failed = True
@@ -487,6 +488,11 @@ class Broker:
         self.log.write("upgrade_finished", version=__version__, before=before, pid=os.getpid())
         self._listen_to_administrators()
         self.pid_file = starting.write_pid_file(self.settings.run_dir)
+        try:
+            newest.take_log_away(time.monotonic())
+        except OSError as error:
+            self.starting_failed(newest, f"there can be no log process: {error.strerror}")
+            return
         self._became_ready(newest)
 
     # Stopping
@@ -514,8 +520,14 @@ class Broker:
                 os.kill(pid, signals.TERM)
         elif now >= self.kill_at:
             self.kill_at = now + END_TIMEOUT_S
-            for pid in [*self.sessions.pids(), *self.processes]:
+            # Those that write the log for the others come last, and not without a moment for that.
+            logs = [pid for pid, process in self.processes.items() if process.name == "log"]
+            others = [*self.sessions.pids(), *(pid for pid in self.processes if pid not in logs)]
+            for pid in others or logs:
                 os.kill(pid, signals.KILL)
+            if not others:
+                for generation in self.generations:
+                    generation.missing = []
 
 
 def _rehearse(broker: Broker) -> None:

@@ -1,5 +1,5 @@
 """
-EDGE: whether fronts and auth are at work, and not only there: they are asked, again and again.
+EDGE: whether fronts, auth and log are at work, and not only there: they are asked, again and again.
 
 A process that ends is noticed by its end. One that hangs (a loop, a library that waits for ever, a
 stopped process) is noticed by nothing else than that it does not answer. `Liveness` says who that is,
@@ -131,16 +131,23 @@ class Health:
         if generation.state == SERVING and not any(each.asked for each in generation.processes()):
             self._server.manager.ready()
 
-    def cut_off(self, auth: Process, octets: bytes) -> None:
-        """Auth listens to a front no more, so that can serve nobody: its end starts another one."""
+    def cut_off(self, by: Process, octets: bytes) -> None:
+        """
+        Auth listens to a front no more, so that can serve nobody: its end starts another one.
+
+        Or the log process does, to whom of its writers it is: what else that has written is not read.
+        """
         try:
             pid = messages.fields_of(octets, messages.CUT_OFF)["front"]
         except messages.BadFrame as error:
-            self._server.reject(auth, str(error))
+            self._server.reject(by, str(error))
             return
-        for front in auth.generation.fronts:
-            if front.pid == pid:
-                self._server.reject(front, "auth has ended the conversation with it")
+        generation = by.generation
+        for process in generation.fronts if by is generation.auth else generation.processes():
+            if process.pid == pid and process is not by and process is not generation.auth:
+                if by is generation.log_process:
+                    process.close_log_pipe()
+                self._server.reject(process, f"{by.name} has ended the conversation with it")
 
     def look_for_metrics(self, now: float) -> None:
         """Somebody asks whether all is well: each process says so for itself, if it can."""

@@ -1,16 +1,18 @@
 """
-EDGE: starting gpop's other processes and keeping them: front, auth and metrics, in generations.
+EDGE: starting gpop's other processes and keeping them: log, front, auth and metrics, in generations.
 
-A generation is one auth and its fronts, all started from one state of the config, and a metrics
-process if there is to be one, without which it works as well. The broker holds one that serves, at
-most one that is starting, and any number that drain.
+A generation is one auth and its fronts, all started from one state of the config, a log process that
+writes for those without rights, and a metrics process if there is to be one, without which it works as
+well. The broker holds one that serves, at most one that is starting, and any number that drain.
 Executed by the broker as root; it sees settings and descriptors, never a login.
 """
 
 from __future__ import annotations
 
 import _socket
+import fcntl
 import os
+import select
 
 from gpop import signals
 from gpop.events import Log
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from gpop.broker.tallies import Lent, Tallies
 
 STARTING, SERVING, DRAINING = range(3)
+NAMES = ("front", "auth", "metrics", "log")
+WITHOUT_RIGHTS = ("front", "metrics")
 
 # A process that ends is started again after this long, doubled each time up to the last.
 FIRST_BACK_OFF_S = 0.2
@@ -33,17 +37,25 @@ LAST_BACK_OFF_S = 30.0
 # One that lived this long has shown that it can: the next back-off is the first again.
 SETTLED_S = 60.0
 
+# What a front may have written that is not in the log yet. More than a user may have without further ado.
+LOG_PIPE_OCTETS = 1 << 20
+
 
 class Process:
     """
-    A front, an auth or a metrics process: its control channel, its tally, and whether it is at work.
+    A log, front, auth or metrics process: its control channel, its tally, and whether it is at work.
 
     Attributes:
+        holds_log: it writes the log itself.
+        log_pipe: if not, the end from which its lines are read; -1: there is none, or none any more.
         ready: it has said that it is warmed and waits.
         asked, missed: whether an answer to ALIVE is due, and at how many looks it has not been there.
     """
 
-    __slots__ = ("asked", "control", "generation", "missed", "name", "pid", "ready", "started", "tally")
+    __slots__ = (
+        *("asked", "control", "generation", "holds_log", "log_pipe", "missed", "name", "pid", "ready"),
+        *("started", "tally"),
+    )
 
     def __init__(
         self, name: str, pid: int, control: _socket.socket, generation: Generation, now: float
@@ -57,11 +69,19 @@ class Process:
         self.asked = False
         self.missed = 0
         self.tally: Lent | None = None
+        self.holds_log = True
+        self.log_pipe = -1
 
     @property
     def is_needed(self) -> bool:
-        """Whether logins need it."""
+        """Whether a generation does not serve before it is there."""
         return self.name != "metrics"
+
+    def close_log_pipe(self) -> None:
+        """What it has written and nobody has read is lost."""
+        if self.log_pipe >= 0:
+            os.close(self.log_pipe)
+            self.log_pipe = -1
 
     def ask(self) -> None:
         """Have it say that it is at work."""
@@ -82,7 +102,14 @@ class Process:
 
 
 class Generation:
-    """One auth and N fronts from one state of the config."""
+    """
+    One auth and N fronts from one state of the config.
+
+    Attributes:
+        log: that of the broker.
+        log_process: who writes it for fronts and metrics.
+        unread: log pipes of processes that have ended, with name and process id of whose they were.
+    """
 
     __slots__ = (
         "auth",
@@ -91,12 +118,14 @@ class Generation:
         "fronts",
         "listening",
         "log",
+        "log_process",
         "metrics",
         "missing",
         "settings",
         "started",
         "state",
         "tallies",
+        "unread",
     )
 
     def __init__(
@@ -113,18 +142,26 @@ class Generation:
         self.auth: Process | None = None
         self.fronts: list[Process] = []
         self.metrics: Process | None = None
+        self.log_process: Process | None = None
+        self.unread: list[tuple[int, str, int]] = []
         # When processes that ended are to be started again: (monotonic seconds, name).
         self.missing: list[tuple[float, str]] = []
-        self.back_off = dict.fromkeys(("front", "auth", "metrics"), FIRST_BACK_OFF_S)
+        self.back_off = dict.fromkeys(NAMES, FIRST_BACK_OFF_S)
+
+    @property
+    def has_log_process(self) -> bool:
+        """Whether there is to be one; the last version had none, and one connection is not worth it."""
+        return bool(self.settings.get("log"))
 
     def processes(self) -> list[Process]:
         """Its processes that run."""
-        return [each for each in (self.auth, *self.fronts, self.metrics) if each]
+        return [each for each in (self.log_process, self.auth, *self.fronts, self.metrics) if each]
 
     def wanted(self) -> list[str]:
-        """The names of the processes that it consists of."""
-        settings = self.settings["broker"]
-        return ["auth", *["front"] * settings["fronts"], *(["metrics"] if settings["metrics_listen"] else [])]
+        """The names of the processes that it consists of, in the order in which they are started."""
+        log = ["log"] if self.has_log_process else []
+        metrics = ["metrics"] if self.settings["broker"]["metrics_listen"] else []
+        return [*log, "auth", *["front"] * self.settings["broker"]["fronts"], *metrics]
 
     def start_process(self, name: str, now: float) -> Process:
         """
@@ -133,6 +170,7 @@ class Generation:
         Raises:
             OSError: it can't be started now.
         """
+        self._forget_what_is_read()
         lent = self.tallies.lend(name) if self.tallies and name != "metrics" else None
         try:
             process = self._start_process(name, lent, now)
@@ -140,7 +178,12 @@ class Generation:
             if self.tallies and lent:
                 self.tallies.take_back(lent)
             raise
-        if name == "auth":
+        if name == "log":
+            self.log_process = process
+            self._hand_over_pipes(self.unread + self._pipes())
+            if self.state == DRAINING:
+                process.tell(messages.encode(messages.DRAIN, at_once=0))
+        elif name == "auth":
             self.auth = process
         elif name == "front":
             self.fronts.append(process)
@@ -148,46 +191,105 @@ class Generation:
             self.metrics = process
             if self.tallies:
                 self.tallies.add_reader(process)
-        if self.state == SERVING and process.is_needed:
+        if process.log_pipe >= 0:
+            self._hand_over_pipes([(process.log_pipe, name, process.pid)])
+        if self.state == SERVING and name in ("auth", "front"):
             self._connect(self.fronts if name == "auth" else [process])
         return process
 
     def _start_process(self, name: str, lent: Lent | None, now: float) -> Process:
+        log_pipe, log_fd = -1, self.log.fd
+        by_pipe = self.has_log_process and name in WITHOUT_RIGHTS
+        if by_pipe:
+            log_pipe, log_fd = _log_pipe()
         settings_fd = settings_file(self.settings[name])
         try:
             ours, theirs = channel.pair()
             try:
-                pid = self._start_program(name, theirs.fileno(), settings_fd, lent)
+                pid = self._start_program(name, theirs.fileno(), settings_fd, log_fd, lent)
             finally:
                 theirs.close()
+        except OSError:
+            if by_pipe:
+                os.close(log_pipe)
+            raise
         finally:
             os.close(settings_fd)
+            if by_pipe:
+                os.close(log_fd)
         ours.setblocking(False)
         process = Process(name, pid, ours, self, now)
+        process.holds_log, process.log_pipe = not by_pipe, log_pipe
         if lent:
             process.tally = lent
             lent.belongs_to(pid)
         return process
 
-    def _start_program(self, name: str, control_fd: int, settings_fd: int, lent: Lent | None) -> int:
+    def _start_program(
+        self, name: str, control_fd: int, settings_fd: int, log_fd: int, lent: Lent | None
+    ) -> int:
         listening = self.listening if name == "front" else {}
-        keep = [control_fd, settings_fd, self.log.fd, *(sock.fileno() for sock in listening.values())]
+        keep = [control_fd, settings_fd, log_fd, *(sock.fileno() for sock in listening.values())]
+        # In a pipe lines have one form, whatever the log process makes of them.
+        itself = log_fd == self.log.fd
         if lent:
             keep.append(lent.fd)
         arguments = [
             f"{name}-process",
             f"--control-fd={control_fd}",
             f"--settings-fd={settings_fd}",
-            f"--log-fd={self.log.fd}",
-            f"--log-facility={self.log.facility}",
+            f"--log-fd={log_fd}",
+            f"--log-facility={self.log.facility if itself else -1}",
             *([f"--tally-fd={lent.fd}"] if lent else []),
-            *(["--console"] if self.log.console else []),
+            *(["--console"] if self.log.console and itself else []),
             *(["--debug"] if self.settings["broker"]["log_level"] == "debug" else []),
         ]
         # Under the addresses that the config has for them: what else it says of these the front looks up.
         for (address, tls), sock in listening.items():
             arguments.append(f"{'tls' if tls else 'plain'}:{address}={sock.fileno()}")
-        return start_program(arguments, keep)
+        return start_program(arguments, keep, lean=name == "log")
+
+    # The log of those without rights
+
+    def _pipes(self) -> list[tuple[int, str, int]]:
+        """The log pipes of processes that run, with their names and process ids."""
+        return [(each.log_pipe, each.name, each.pid) for each in self.processes() if each.log_pipe >= 0]
+
+    def _hand_over_pipes(self, pipes: Sequence[tuple[int, str, int]]) -> None:
+        """Have the log process read them. We keep them for the next one, which goes on where it was."""
+        log = self.log_process
+        if log is None:
+            return
+        for fd, name, pid in pipes:
+            try:
+                channel.send(log.control, messages.encode(messages.WRITER, name=name, pid=pid), [fd])
+            except OSError:
+                # It hangs or ends. The next one gets them all.
+                os.kill(log.pid, signals.KILL)
+                return
+
+    def _forget_what_is_read(self) -> None:
+        """Close log pipes of processes that have ended, if all that came out of them is in the log."""
+        for each in self.unread[:]:
+            if _is_read(each[0]):
+                os.close(each[0])
+                self.unread.remove(each)
+
+    def has_unread_lines(self) -> bool:
+        """Whether something is in a log pipe, or may come."""
+        return not all(_is_read(fd) for fd, _, _ in self.unread + self._pipes())
+
+    def take_log_away(self, now: float) -> None:
+        """An older broker has started it, with a log for everybody: from here on it is as one of ours."""
+        if not self.has_log_process or self.log_process:
+            return
+        self.missing.append((now, "log"))
+        for process in self.processes():
+            if process.name in WITHOUT_RIGHTS and process.holds_log:
+                process.log_pipe, log_fd = _log_pipe()
+                process.holds_log = False
+                process.tell(messages.encode(messages.LOG), [log_fd])
+                os.close(log_fd)
 
     def serve(self) -> None:
         """
@@ -218,7 +320,11 @@ class Generation:
     def ended(self, process: Process, now: float) -> float | None:
         """Forget a process that ended; returns the seconds until it is started again, None if never."""
         process.control.close()
-        if process is self.auth:
+        if process.log_pipe >= 0:
+            self.unread.append((process.log_pipe, process.name, process.pid))
+        if process is self.log_process:
+            self.log_process = None
+        elif process is self.auth:
             self.auth = None
         elif process is self.metrics:
             self.metrics = None
@@ -226,11 +332,15 @@ class Generation:
                 self.tallies.readers.remove(process)
         else:
             self.fronts.remove(process)
+        process.log_pipe = -1
         if self.tallies and process.tally:
             self.tallies.take_back(process.tally)
-        if self.state == DRAINING or (self.state == STARTING and process.is_needed):
-            return None
+        self._forget_what_is_read()
         name = process.name
+        if self.state == STARTING and process.is_needed:
+            return None
+        if self.state == DRAINING and not (name == "log" and self.has_unread_lines()):
+            return None
         if now - process.started >= SETTLED_S:
             self.back_off[name] = FIRST_BACK_OFF_S
         return self.postpone(name, now)
@@ -249,9 +359,14 @@ class Generation:
         return names
 
     def all_ready(self) -> bool:
-        """Whether every process of it that logins need has said that it is at work."""
+        """Whether every process of it that has to be there has said that it is at work."""
         running = [process for process in self.processes() if process.is_needed]
-        return len(running) == 1 + self.settings["broker"]["fronts"] and all(each.ready for each in running)
+        most = len([name for name in self.wanted() if name != "metrics"])
+        return len(running) == most and all(each.ready for each in running)
+
+    def is_over(self) -> bool:
+        """Whether nothing of it runs, or will."""
+        return not self.processes() and not self.missing
 
     def answers(self) -> bool:
         """Whether logins can be served: auth and a front have answered what they were asked last."""
@@ -260,8 +375,7 @@ class Generation:
 
     def drain(self, at_once: bool) -> None:
         """Let every process finish what it has and end; `at_once`: peers before login are closed."""
-        self.state = DRAINING
-        self.missing = []
+        self._end_starting()
         octets = messages.encode(messages.DRAIN, at_once=int(at_once))
         for process in self.processes():
             if process.is_needed:
@@ -270,7 +384,39 @@ class Generation:
                 # It may hang, and holds nothing of anybody's: no stop waits for it, nor does its successor.
                 os.kill(process.pid, signals.KILL)
 
-    def end(self, number: int) -> None:
-        """Signal every process of it."""
+    def _end_starting(self) -> None:
+        """From here on nothing is started again but a log process, which has to write what is left."""
+        self.state = DRAINING
+        self.missing = [(when, name) for when, name in self.missing if name == "log"]
+
+    def end(self) -> None:
+        """Kill every process of it but the log process: what the others have said last is to be read."""
+        self._end_starting()
         for process in self.processes():
-            os.kill(process.pid, number)
+            if process is self.log_process:
+                process.tell(messages.encode(messages.DRAIN, at_once=1))
+            else:
+                os.kill(process.pid, signals.KILL)
+
+
+def _log_pipe() -> tuple[int, int]:
+    """
+    Make a pipe for lines of the log; returns the end that is read and the end that is written.
+
+    Raises:
+        OSError: there can't be another one now.
+    """
+    reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, LOG_PIPE_OCTETS)
+    except OSError:
+        return reading, writing  # a smaller one holds the lines of some hundred sessions as well
+    return reading, writing
+
+
+def _is_read(fd: int) -> bool:
+    """Whether nothing is in a pipe, and nobody can write to it any more."""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    found = poller.poll(0)
+    return bool(found) and not found[0][1] & select.POLLIN

@@ -54,6 +54,8 @@ def handed_over(
     new = [sock for generation in generations for sock in generation.listening.values()]
     descriptors = [log.fd, *(sock.fileno() for sock in (*listening.values(), *new))]
     descriptors += [process.control.fileno() for process in processes]
+    descriptors += [process.log_pipe for process in processes]
+    descriptors += [fd for generation in generations for fd, _, _ in generation.unread]
     descriptors += [fd for each in lent for fd in (each.fd, each.reading_fd)]
     return others | {
         "format": FORMAT,
@@ -118,20 +120,30 @@ def _generation_as_plain(generation: Generation, lent: Sequence[Lent]) -> dict[s
         "listening": _listening_as_plain(generation.listening) if generation.state != DRAINING else [],
         "started": generation.started,
         "state": generation.state,
-        "missing": generation.missing,
+        "missing": [(when, name) for when, name in generation.missing if name != "log"],
         "back_off": generation.back_off,
         "processes": [
-            {
-                "name": process.name,
-                "pid": process.pid,
-                "control_fd": process.control.fileno(),
-                "ready": process.ready,
-                "asked": process.asked,
-                "started": process.started,
-                "tally": lent.index(process.tally) if process.tally else None,
-            }
+            _process_as_plain(process, lent)
             for process in generation.processes()
+            if process is not generation.log_process
         ],
+        # Apart: a version that has no log process takes every name that it does not know for a front's.
+        "log": _process_as_plain(generation.log_process, lent) if generation.log_process else None,
+        "unread": generation.unread,
+    }
+
+
+def _process_as_plain(process: Process, lent: Sequence[Lent]) -> dict[str, Any]:
+    return {
+        "name": process.name,
+        "pid": process.pid,
+        "control_fd": process.control.fileno(),
+        "ready": process.ready,
+        "asked": process.asked,
+        "started": process.started,
+        "tally": lent.index(process.tally) if process.tally else None,
+        "holds_log": process.holds_log,
+        "log_pipe": process.log_pipe,
     }
 
 
@@ -143,21 +155,34 @@ def _generation_from_plain(
     generation = Generation(plain["settings"], listening, log, counted, plain["started"])
     generation.state = plain["state"]
     generation.missing = plain["missing"]
-    generation.back_off = plain["back_off"]
+    generation.back_off |= plain["back_off"]
+    # What follows the version before the log process does not know.
+    generation.unread = [*plain.get("unread", ())]
+    log_process = plain.get("log")
+    if log_process:
+        generation.log_process = _process_from_plain(log_process, generation, tallies)
     for each in plain["processes"]:
-        control = _socket.socket(fileno=each["control_fd"])
-        control.setblocking(False)
-        process = Process(each["name"], each["pid"], control, generation, each["started"])
-        process.ready, process.asked = each["ready"], each["asked"]
-        if tallies and each["tally"] is not None:
-            process.tally = tallies.all[each["tally"]]
+        process = _process_from_plain(each, generation, tallies)
         if process.name == "auth":
             generation.auth = process
         elif process.name == "metrics":
             generation.metrics = process
         else:
             generation.fronts.append(process)
+    if not log_process and generation.has_unread_lines():
+        generation.missing.append((0.0, "log"))  # it has just ended
     return generation
+
+
+def _process_from_plain(each: dict[str, Any], generation: Generation, tallies: Tallies | None) -> Process:
+    control = _socket.socket(fileno=each["control_fd"])
+    control.setblocking(False)
+    process = Process(each["name"], each["pid"], control, generation, each["started"])
+    process.ready, process.asked = each["ready"], each["asked"]
+    process.holds_log, process.log_pipe = each.get("holds_log", True), each.get("log_pipe", -1)
+    if tallies and each["tally"] is not None:
+        process.tally = tallies.all[each["tally"]]
+    return process
 
 
 def start_trial(config_path: str, state: dict[str, Any], now: float) -> Inquiry:

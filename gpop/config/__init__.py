@@ -123,6 +123,15 @@ class MetricsSettings:
 
 
 @dataclass(frozen=True)
+class LogSettings:
+    """What the log process needs. Where the log goes, and how, the broker hands over."""
+
+    log_calls: bytes
+    user: str
+    run_dir: str
+
+
+@dataclass(frozen=True)
 class SessionSettings:
     """What a session needs."""
 
@@ -182,6 +191,7 @@ class Config:
     auth: AuthSettings
     session: SessionSettings
     metrics: MetricsSettings
+    log: LogSettings
     warnings: list[Problem] = field(default_factory=list)
 
     def as_plain(self) -> dict[str, dict[str, Any]]:
@@ -189,4 +199,4 @@ class Config:
         return {name: asdict(getattr(self, name)) for name in PROCESSES}
 
 
-PROCESSES = ("broker", "front", "auth", "session", "metrics")
+PROCESSES = ("broker", "front", "auth", "session", "metrics", "log")

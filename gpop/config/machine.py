@@ -143,9 +143,11 @@ def _make_filters(reading: Reading) -> None:
 
     values = reading.values
     try:
-        values["session_calls"], values["service_calls"] = seccomp.filters()
+        filters = seccomp.filters()
     except seccomp.FiltersUnavailable as error:
         reading.warn(("server", "seccomp"), f"no process is confined that way: {error}", True)
+    else:
+        values["session_calls"], values["service_calls"], values["log_calls"] = filters
 
 
 def _check_certificates(reading: Reading) -> None:

@@ -31,6 +31,7 @@ from gpop.config import (
     Config,
     ConfigErrors,
     FrontSettings,
+    LogSettings,
     MetricsSettings,
     Problem,
     SessionSettings,
@@ -85,7 +86,7 @@ class Reading:
         self.values["sources"] = []
         # What the machine says of tls.certificates, and of server.seccomp.
         self.values["certificate_ends"] = {}
-        self.values["session_calls"] = self.values["service_calls"] = b""
+        self.values.update(session_calls=b"", service_calls=b"", log_calls=b"")
         # The good elements of lists with their places, for checks that compare them.
         self.elements: dict[str, list[tuple[toml_lines.Path, Any]]] = {
             each.field: [((*each.key.split("."), index), value) for index, value in enumerate(each.default)]
@@ -104,6 +105,7 @@ class Reading:
             self._pick(AuthSettings),
             self._pick(SessionSettings),
             self._pick(MetricsSettings),
+            self._pick(LogSettings),
             sorted(self.warnings, key=_place),
         )
 
@@ -237,7 +239,9 @@ class Reading:
             self.elements["sources"].append((where, plain))
 
 
-Settings = TypeVar("Settings", BrokerSettings, FrontSettings, AuthSettings, SessionSettings, MetricsSettings)
+Settings = TypeVar(
+    "Settings", BrokerSettings, FrontSettings, AuthSettings, SessionSettings, MetricsSettings, LogSettings
+)
 
 
 def _check_combinations(reading: Reading) -> None:

@@ -68,6 +68,8 @@ OF_FRONTS = (
     "eventfd2", "pipe", "pipe2", "sched_getaffinity", "socketpair", "sysinfo", "timerfd_create",
     "timerfd_settime", "uname",
 )  # fmt: skip
+# The log process: it waits for pipes, looks into them, is handed descriptors, and writes.
+OF_LOG = ("pipe2", "poll", "ppoll", "ppoll_time64", "recvmsg", "sendmsg", "sendto", "tee")
 # Programs, other processes, the network, other identities, and where kernels were found to be weak.
 OF_ATTACKERS = (
     "acct", "add_key", "bind", "bpf", "chroot", "clock_settime", "connect", "delete_module", "execve",
@@ -97,9 +99,9 @@ class _Comparison(ctypes.Structure):
     )
 
 
-def filters() -> tuple[bytes, bytes]:
+def filters() -> tuple[bytes, bytes, bytes]:
     """
-    Return the filters of sessions and of service processes (fronts, metrics), after a trial of each.
+    Return the filters of sessions, of fronts and metrics, and of the log process, after a trial of each.
 
     Raises:
         FiltersUnavailable: no libseccomp, or a kernel without seccomp.
@@ -107,9 +109,10 @@ def filters() -> tuple[bytes, bytes]:
     library = _library()
     session = _filter(library, (*OF_EVERY_PROCESS, *OF_STREAMS, *OF_MAILDIRS))
     service = _filter(library, (*OF_EVERY_PROCESS, *OF_STREAMS, *OF_FRONTS))
-    for each in (session, service):
+    log = _filter(library, (*OF_EVERY_PROCESS, *OF_LOG))
+    for each in (session, service, log):
         _try_out(each)
-    return session, service
+    return session, service, log
 
 
 def _library() -> ctypes.CDLL:

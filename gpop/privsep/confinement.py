@@ -6,8 +6,9 @@ kernel for: no program, no connection to anywhere, no signal, no other process's
 of what kernels turned out to be weak in. `config.seccomp` makes the filters.
 
 The call itself is made through `_ctypes`, the C half of ctypes, which is all that is needed: with the
-other half came classes and modules that each session would carry along. Executed by the broker (which gets
-all ready before a fork), by sessions and service processes.
+other half came classes and modules that each session would carry along. (`peeking` calls another
+function that way.) Executed by the broker (which gets all ready before a fork), by sessions and
+service processes.
 """
 
 from __future__ import annotations
@@ -46,9 +47,15 @@ def _in_memory(octets: bytes) -> _ctypes.Array[_Octet]:
     return (_Octet * len(octets)).from_buffer_copy(octets)
 
 
-def _prctl() -> _Call:
+def c_function(name: str) -> _Call:
+    """Return a function of the C library, of five integers or fewer; those that it has no use for are 0."""
     everything = _ctypes.dlopen(None, os.RTLD_NOW)  # type: ignore[arg-type]  # what is loaded already
-    return _Call(_ctypes.dlsym(everything, "prctl"))
+    return _Call(_ctypes.dlsym(everything, name))
+
+
+def errno_of_call() -> int:
+    """Why the last one of them has failed."""
+    return _ctypes.get_errno()
 
 
 def no_new_privileges() -> None:
@@ -58,8 +65,8 @@ def no_new_privileges() -> None:
     Raises:
         OSError: the kernel does not know how.
     """
-    if _prctl()(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-        raise OSError(_ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
+    if c_function("prctl")(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        raise OSError(errno_of_call(), "prctl(PR_SET_NO_NEW_PRIVS)")
 
 
 class Confinement:
@@ -73,7 +80,7 @@ class Confinement:
         none. `most_memory`: octets of addresses that the process may have, 0 for no limit.
         """
         self._most_memory = most_memory
-        self._call = _prctl()
+        self._call = c_function("prctl")
         self._address = 0
         if system_calls:
             program = _in_memory(system_calls)
@@ -93,7 +100,7 @@ class Confinement:
         if self._most_memory:
             self._limit_memory(self._most_memory)
         if self._address and self._call(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, self._address, 0, 0):
-            raise OSError(_ctypes.get_errno(), "prctl(PR_SET_SECCOMP)")
+            raise OSError(errno_of_call(), "prctl(PR_SET_SECCOMP)")
 
     def rehearse(self) -> None:
         """Go the way of `enter`, and give up nothing."""

@@ -39,7 +39,7 @@ MAX_SERVE_OCTETS = 20480  # a SERVE frame with long paths and all its groups
 INT, OCTETS, TEXT, INTS = range(4)
 
 LOGIN, ACCEPTED, REFUSED, SERVE, PIPELINED, SERVING, TOTALS, NOTED, READY, ATTACH, DRAIN = range(1, 12)
-RELAYED_LOGIN, ALIVE, CUT_OFF, LOG, LOOK, TALLY = range(12, 18)
+RELAYED_LOGIN, ALIVE, CUT_OFF, LOG, LOOK, TALLY, WRITER = range(12, 19)
 # Between the broker and an administrator's command.
 LIST_SESSIONS, SESSION_LIST, KICK, KICKED = range(32, 36)
 CONTROL_SOCKET = "control"  # in server.run_dir
@@ -171,13 +171,17 @@ FRAMES = {
     SESSION_LIST: FrameKind("session_list", 1, ("sessions", INT, 0)),
     KICK: FrameKind("kick", 0, ("account", OCTETS, 1024)),
     KICKED: FrameKind("kicked", 0, ("sessions", INT, 0)),
-    # broker -> front or auth: where the lines of the log go from here on.
+    # broker -> auth or log: where the lines of the log go from here on. To a front that has written them
+    # itself until now (an older broker has started it): its log pipe.
     LOG: FrameKind("log", 1),
-    # broker -> front or auth: take nothing new, end when done; at_once: drop peers before login.
+    # broker -> log: the end of another process's log pipe that is read, and whose lines come out of it.
+    WRITER: FrameKind("writer", 1, ("name", TEXT, 16), ("pid", INT, 0)),
+    # broker -> front, auth or log: take nothing new, end when done; at_once: drop peers before login.
     DRAIN: FrameKind("drain", 0, ("at_once", INT, 0)),
-    # broker -> front or auth: are you at work? The same back, in its turn: yes.
+    # broker -> whom it has started: are you at work? The same back, in its turn: yes.
     ALIVE: FrameKind("alive", 0),
-    # auth -> broker: it ended the conversation with that front, which is to be replaced.
+    # auth or log -> broker: it ended the conversation with that front (for log: or metrics process), which
+    # is to be replaced. `front` is its pid.
     CUT_OFF: FrameKind("cut_off", 0, ("front", INT, 0)),
 }
 

@@ -30,7 +30,7 @@ KILLED = -signal.SIGSYS
 
 
 @pytest.fixture(scope="module")
-def filters() -> tuple[bytes, bytes]:
+def filters() -> tuple[bytes, bytes, bytes]:
     try:
         return seccomp.filters()
     except seccomp.FiltersUnavailable as error:
@@ -77,7 +77,7 @@ ATTACKS = {
 }
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["session", "front"])
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["session", "front", "log"])
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_what_only_an_attacker_would_do_ends_the_process(filters, which, attack) -> None:
     """Whoever has taken over a process and asks for what it never needs has it no longer."""
@@ -90,20 +90,20 @@ def test_without_a_filter_the_same_calls_are_answered() -> None:
     assert tried(b"", ATTACKS["signal a process"]) == 0
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["session", "front"])
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["session", "front", "log"])
 def test_what_nobody_needs_is_no_such_call(filters, which) -> None:
     """As an old kernel says it of a new call; a C library then goes another way."""
     assert tried(filters[which], lambda: libc("prctl", PR_SET_NAME, b"x", 0, 0, 0)) == errno.ENOSYS
     assert tried(filters[which], lambda: os.sched_setaffinity(0, {0})) == errno.ENOSYS
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["session", "front"])
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["session", "front", "log"])
 def test_no_process_is_started(filters, which) -> None:
     """Neither a process nor a thread, whatever the limit of processes is."""
     assert tried(filters[which], os.fork) == errno.ENOSYS
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["session", "front"])
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["session", "front", "log"])
 def test_memory_does_not_become_code(filters, which) -> None:
     """What an attacker writes into memory can't be executed."""
     assert tried(filters[which], lambda: mmap.mmap(-1, 4096, prot=PROTECTIONS)) == errno.ENOSYS

@@ -40,7 +40,7 @@ def test_a_draining_front_that_hangs_is_ended(make_server):
         server.wait_for_event("front_draining")
         os.kill(old, signal.SIGSTOP)
         assert server.wait_for_event("process_stuck")["pid"] == old
-        wait_until(lambda: len(server.children()) == 2)
+        wait_until(lambda: len(server.children()) == 3)
 
 
 class FakeProcess:

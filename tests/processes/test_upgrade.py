@@ -83,7 +83,7 @@ def test_old_sessions_end_in_the_old_code_and_new_ones_start_in_the_new(installe
         undecided.ask("USER user0")
         assert undecided.ask(f"PASS {PASSWORD}").startswith(b"+OK")
         assert undecided.ask("QUIT") == b"+OK bye from 0.2.0"
-    wait_until(lambda: len(server.children()) == 2, what=server.children)
+    wait_until(lambda: len(server.children()) == 3, what=server.children)
     assert not server.events("session_died", "process_ended", "frame_rejected", "session_unreported")
     assert server.stop() == 0
     assert server.events()[-1]["event"] == "broker_stopped"

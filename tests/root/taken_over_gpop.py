@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import resource
 import select
@@ -192,6 +193,37 @@ def flood() -> Iterator[Callable[[], object]]:
         yield without_end
 
 
+def forge(what: str) -> Iterator[Callable[[], object]]:
+    """Spoil the log by whatever may lead to it: cut it off, read it, fill it, write in another's name."""
+    head = (
+        '{"ts": "2000-01-01T00:00:00.000Z", "level": "info", "event": "%s", "process": "%s", "user": "forged"'
+    )
+    lines = {
+        "auth": [head % ("auth_started", "auth") + "}\n"],
+        "broker": [head % ("broker_stopped", "front") + "}\n"],
+        "half": [head % ("login_refused", "front")],
+        "noise": ["x" * 20_000],
+        "flood": [head % ("login_refused", "front") + "}\n"] * 20_000,
+    }
+
+    def spoil(fd: int) -> None:
+        for line in lines[what]:
+            os.write(fd, line.encode())
+        # To write into its pipe is a front's right, so this is no success; what becomes of it the log tells.
+        raise ValueError
+
+    for fd in range(3, MOST_FDS):
+        try:
+            size = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+        except OSError:
+            size = 0
+        if what == "cut":
+            yield lambda fd=fd: os.ftruncate(fd, 0)
+            yield lambda fd=fd: os.pread(fd, 100, 0)
+        elif size:
+            yield lambda fd=fd: spoil(fd)
+
+
 def stay() -> Iterator[Callable[[], object]]:
     """Heed no signal, let go of the client, and never end."""
     signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 64))
@@ -205,7 +237,7 @@ def stay() -> Iterator[Callable[[], object]]:
 
 ATTACKS = {
     each.__name__: each
-    for each in (read, write, become, limits, kill, trace, multiply, connect, hoard, flood, stay)
+    for each in (read, write, become, limits, kill, trace, multiply, connect, hoard, flood, forge, stay)
 }
 
 

@@ -199,6 +199,43 @@ def test_what_a_taken_over_front_tries(server):
     wait_until(lambda: not server.pids("session"), timeout_s=DEADLINE_S)
 
 
+def refused_login_is_logged(server: Server) -> bool:
+    with server.connect() as dialogue:
+        dialogue.ask("USER honest")
+        assert dialogue.ask("PASS wrong").startswith(b"-ERR")
+    return b'"user": "honest"' in server.log_path.read_bytes()
+
+
+def test_what_a_taken_over_front_does_to_the_log():
+    """
+    It can write lines of a front into its pipe, at most so many, and they are marked as its own.
+
+    Whatever else it writes is its end: in another's name, by halves, without end. The file is out of reach.
+    """
+    with captured_gpop("none") as server:
+        for count, what in enumerate(("auth", "broker", "half", "noise"), 1):
+            wait_until(lambda: server.pids("front"), timeout_s=DEADLINE_S)
+            server.login("user0").close()
+            (front,) = server.pids("front")
+            before = server.log_path.read_text()
+            assert_refused(what, attack_from_front(server, f"forge {what}"))
+            rejected = server.wait_for_event("log_line_rejected", count, timeout_s=DEADLINE_S)
+            assert (rejected["process"], rejected["sender"], rejected["pid"]) == ("log", "front", front)
+            wait_until(lambda front=front: server.pids("front") not in ([], [front]), timeout_s=DEADLINE_S)
+            assert server.log_path.read_text().startswith(before)
+        assert "forged" not in server.log_path.read_text()
+        server.login("user0").close()
+        (front,) = server.pids("front")
+        before = server.log_path.read_text()
+        assert_refused("cut", attack_from_front(server, "forge cut"))
+        assert server.log_path.read_text().startswith(before)
+        assert_refused("flood", attack_from_front(server, "forge flood"))
+        wait_until(lambda: refused_login_is_logged(server), timeout_s=DEADLINE_S)
+        forged = [event for event in server.events("login_refused") if event["user"] == "forged"]
+        assert forged and {event["pid"] for event in forged} == {front}
+        assert not [event for event in forged if event["ts"] < "2001"]
+
+
 def test_a_taken_over_session_floods_its_front(server):
     """Noise, and 200 descriptors a frame, into its channel: the front ends that, and keeps nothing."""
     server.login("user0").close()

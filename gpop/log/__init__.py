@@ -1,0 +1,1 @@
+"""The log process: writes what processes without rights have for the log."""
