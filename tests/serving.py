@@ -8,6 +8,8 @@ that belong to no user of the machine; without root there is one account, our ow
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -15,9 +17,11 @@ import poplib
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -192,7 +196,8 @@ class Server:
         self.stop()
 
     def events(self, *names: str) -> list[dict]:
-        """The log so far, or the events with these names in it."""
+        """The log so far, what fronts have said until now included, or the events with these names in it."""
+        self.await_log()
         events = []
         if not self.log_path.exists():
             return []  # gpop makes it, or a syslog daemon does
@@ -203,6 +208,16 @@ class Server:
                 if not names or event["event"] in names:
                     events.append(event)
         return events
+
+    def await_log(self) -> None:
+        """Wait until the log process has written what it was told until now (not for one that is stalled)."""
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: not any(map(_unread_octets, self.pids("log"))), 2.0)
+
+    def log_text(self) -> str:
+        """The log so far, as it stands there."""
+        self.await_log()
+        return self.log_path.read_text()
 
     def wait_for_event(self, name: str, count: int = 1, timeout_s: float = 30.0, **fields: object) -> dict:
         """Wait until the log holds `count` events of that name with these fields; returns the last."""
@@ -324,6 +339,21 @@ class Dialogue:
         """Close the connection."""
         self.file.close()
         self.socket.close()
+
+
+def _unread_octets(pid: int) -> int:
+    """How much lies in the pipes that a process reads."""
+    unread = 0
+    for link in Path(f"/proc/{pid}/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            flags = Path(f"/proc/{pid}/fdinfo/{link.name}").read_text().split()[3]
+            if int(flags, 8) & os.O_ACCMODE == os.O_RDONLY and os.readlink(link).startswith("pipe:"):
+                pipe = os.open(link, os.O_RDONLY | os.O_NONBLOCK)
+                try:
+                    unread += struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0]
+                finally:
+                    os.close(pipe)
+    return unread
 
 
 def wait_until(condition, timeout_s: float = 20.0, what=lambda: "a condition") -> None:

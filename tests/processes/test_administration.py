@@ -243,7 +243,7 @@ def test_the_dialogue_of_one_account(administered) -> None:
     server.wait_for_event("session_closed", len(server.site.names))
     commands = [(event["account"], event["detail"]) for event in server.events("command_received")]
     assert commands == [("user0", "STAT"), ("user0", "QUIT")]
-    assert PASSWORD not in server.log_path.read_text()
+    assert PASSWORD not in server.log_text()
     gpop(server, "user", "set", "user0", "dialogue_until=2001-01-01T00:00:00Z")
     server.pop().quit()
     server.wait_for_event("session_closed", len(server.site.names) + 1)

@@ -157,7 +157,7 @@ def test_serve_refuses_a_broken_config(make_site):
     site = make_site(server__fronts=0, session__jail="cellar")
     server = Server(site, ready=False)
     assert server.process.wait(30) == 2
-    text = server.log_path.read_text()
+    text = server.log_text()
     assert "server.fronts" in text and "session.jail" in text and "maildir" in text
 
 

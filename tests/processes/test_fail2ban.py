@@ -77,7 +77,7 @@ def test_a_failure_is_the_clients_whatever_its_name(server, tmp_path) -> None:
     for number, name in enumerate(HOSTILE):
         guess(server, name, f"127.0.9.{number + 1}")
     server.wait_for_event("login_refused", len(HOSTILE))
-    lines = server.log_path.read_text().splitlines()
+    lines = server.log_text().splitlines()
     # The same as it is, and as two kinds of syslog daemons file it.
     forms = ("", "Nov  5 03:19:17 host gpop[7]: ", "2026-11-25T03:19:17.925311+01:00 host gpop[7]: ")
     found = failures("\n".join(form + line for form in forms for line in lines), tmp_path)
@@ -86,20 +86,20 @@ def test_a_failure_is_the_clients_whatever_its_name(server, tmp_path) -> None:
 
 def test_behind_a_balancer_it_is_the_client(server, tmp_path) -> None:
     """Both versions of IP; never the balancer, which stands in the line as well."""
-    before = len(server.log_path.read_text())
+    before = len(server.log_text())
     clients = {"TCP4": "192.0.2.7", "TCP6": "2001:db8::7"}
     for protocol, client in clients.items():
         local = "198.51.100.1" if protocol == "TCP4" else "2001:db8::1"
         guess(server, "somebody", BALANCER, f"PROXY {protocol} {client} {local} 5 110\r\n", at=1)
         server.wait_for_event("login_refused", peer=client)
-    lines = server.log_path.read_text()[before:]
+    lines = server.log_text()[before:]
     assert lines.count(f'"proxy": "{BALANCER}"') == len(clients)
     assert failures(lines, tmp_path) == list(clients.values())
 
 
 def test_floods_count_and_temporary_refusals_do_not(server, tmp_path) -> None:
     """Too many connections are the peer's doing; our own faults, and a user who comes too often, are not."""
-    before = len(server.log_path.read_text())
+    before = len(server.log_text())
     host, _, port = server.addresses[0].rpartition(":")
     many = [
         socket.create_connection((host, int(port)), 20, source_address=("127.0.5.5", 0)) for _ in range(5)
@@ -109,7 +109,7 @@ def test_floods_count_and_temporary_refusals_do_not(server, tmp_path) -> None:
         each.close()
     guess(server, "nobody", "127.0.5.6")
     server.wait_for_event("login_refused", peer="127.0.5.6")
-    lines = server.log_path.read_text()[before:]
+    lines = server.log_text()[before:]
     refused = [line for line in lines.splitlines() if "login_refused" in line]
     assert len(refused) == 1
     codes = ("SYS/TEMP", "LOGIN-DELAY", "IN-USE", "SYS/PERM")

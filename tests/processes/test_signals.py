@@ -238,7 +238,7 @@ def test_what_may_be_a_password_is_not_in_the_dialogue(make_server):
         dialogue.send(b"PASS hush-5\r\nAUTH PLAIN hush-6\r\nhush-7\r\nSTAT\r\nQUIT\r\n")
         dialogue.rest()
     server.wait_for_event("session_closed")
-    log = server.log_path.read_text()
+    log = server.log_text()
     assert "hush" not in log and PASSWORD not in log
     details = [event["detail"] for event in server.events("command_received")]
     assert details[0] == "(unknown command of 10 octets)"
@@ -249,7 +249,7 @@ def test_the_log_of_a_stopped_server_is_whole(server):
     """Every line is JSON with a known shape, from the first to broker_stopped."""
     server.pop().quit()
     assert server.stop() == 0
-    lines = [json.loads(line) for line in server.log_path.read_text().splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in server.log_text().splitlines() if line.startswith("{")]
     assert lines[-1]["event"] == "broker_stopped"
     assert all({"ts", "level", "event", "process"} <= line.keys() for line in lines)
 
