@@ -351,8 +351,9 @@ class Lasting:
         wait_until(self._nothing_left_open, PATIENCE_S, lambda: f"descriptors: {self._open()} of {self.most}")
 
     def _open(self) -> list[tuple[str, int]]:
-        # The broker has one for each process that is reused.
-        spared = {"broker": len(self.server.pids("session"))}
+        # The broker has one for each process that is reused; of other sessions it has none.
+        is_reused = "session__reuse_below" in self.server.site.settings
+        spared = {"broker": len(self.server.pids("session")) if is_reused else 0}
         return [(kind, descriptors(pid) - spared.get(kind, 0)) for kind, pid in self._pids()]
 
     def _nothing_left_open(self) -> bool:
