@@ -345,7 +345,7 @@ def _explain_syntax(message: str, text: str) -> tuple[int, str]:
     found = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", message)
     if not found:
         return 0, f"not TOML: {message}"
-    line = int(found[1]) if found[1] else max(1, len(text.splitlines()))
+    line = int(found[1]) if found[1] else text.removesuffix("\n").count("\n") + 1
     column = f" (column {found[2]})" if found[2] else " (the file ends too early)"
     # A cannot-overwrite message is about a key or table that stands twice.
     hint = "; it stands there twice" if "overwrite" in message or "twice" in message else ""

@@ -35,7 +35,7 @@ HAS_ATHERIS = importlib.util.find_spec("atheris") is not None
 DROP = "drop"
 
 
-def fuzz_atheris(target: Target, seconds: float) -> tuple[int, str]:
+def fuzz_atheris(target: Target, seconds: float, seed: int) -> tuple[int, str]:
     """Fuzz one target; returns how many inputs there were, and what was found, "" for nothing."""
     seeds, found = _folders(target)
     command = [
@@ -46,7 +46,13 @@ def fuzz_atheris(target: Target, seconds: float) -> tuple[int, str]:
             f"-max_len={MAX_INPUT_OCTETS}",
         ),
         *(f"-rss_limit_mb={MAX_MEMORY_MIB}", f"-artifact_prefix={found}/{target.name}-"),
-        *("-print_final_stats=1", str(WORK / "corpus" / target.name), str(CORPUS / target.name), str(seeds)),
+        *(
+            f"-seed={seed}",
+            "-print_final_stats=1",
+            str(WORK / "corpus" / target.name),
+            str(CORPUS / target.name),
+            str(seeds),
+        ),
     ]
     environment = os.environ | {"PYTHONPATH": str(TOP)}
     ran = subprocess.run(
@@ -71,7 +77,7 @@ def _folders(target: Target) -> tuple[Path, Path]:
     return seeds, WORK / "found"
 
 
-def fuzz_hypothesis(target: Target, seconds: float) -> tuple[int, str]:
+def fuzz_hypothesis(target: Target, seconds: float, _seed: int) -> tuple[int, str]:
     """The same without atheris; hypothesis says which input it was."""
     try:
         return by_hypothesis.run_for(target, seconds, WORK / "examples"), ""
@@ -108,6 +114,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--minutes", type=float, default=10.0, help="for all of them together (default: 10)")
     parser.add_argument("--each", type=float, metavar="MINUTES", help="for each of them, in place of that")
+    parser.add_argument("--seed", type=int, default=0, help="the same inputs again (atheris); 0: new ones")
     parser.add_argument(
         "--at-once", type=int, default=1, metavar="N", help="so many at the same time (default: 1)"
     )
@@ -132,20 +139,20 @@ def main(arguments: list[str]) -> int:
         return 0
     seconds = (options.each or options.minutes * options.at_once / len(chosen)) * 60
     if len(chosen) == 1:
-        return fuzz(chosen[0], seconds, options.keep)
+        return fuzz(chosen[0], seconds, options.seed, options.keep)
     print(
         f"{'atheris' if HAS_ATHERIS else 'hypothesis'}, {seconds:.0f} s for each of {len(chosen)} targets",
         flush=True,
     )
-    return fuzz_all(chosen, seconds, options.at_once, options.keep)
+    return fuzz_all(chosen, seconds, options.at_once, options.seed, options.keep)
 
 
-def fuzz(name: str, seconds: float, is_kept: bool) -> int:
+def fuzz(name: str, seconds: float, seed: int, is_kept: bool) -> int:
     """Fuzz one target for so long; returns the exit status."""
     if name == DROP:
         executions, found = fuzz_drop(seconds)
     else:
-        executions, found = (fuzz_atheris if HAS_ATHERIS else fuzz_hypothesis)(TARGETS[name], seconds)
+        executions, found = (fuzz_atheris if HAS_ATHERIS else fuzz_hypothesis)(TARGETS[name], seconds, seed)
     print(f"{name:20} {executions:10} inputs  {'FOUND' if found else 'nothing found'}", flush=True)
     if found:
         print(found, flush=True)
@@ -154,11 +161,11 @@ def fuzz(name: str, seconds: float, is_kept: bool) -> int:
     return 1 if found else 0
 
 
-def fuzz_all(names: list[str], seconds: float, at_once: int, is_kept: bool) -> int:
+def fuzz_all(names: list[str], seconds: float, at_once: int, seed: int, is_kept: bool) -> int:
     """Fuzz several targets, in a process each and so many at the same time; returns the exit status."""
 
     def in_a_process(name: str) -> int:
-        command = [sys.executable, "-m", "tests.fuzz", name, f"--each={seconds / 60}"]
+        command = [sys.executable, "-m", "tests.fuzz", name, f"--each={seconds / 60}", f"--seed={seed}"]
         return subprocess.run([*command, "--keep"] if is_kept else command, cwd=TOP, check=False).returncode
 
     with ThreadPoolExecutor(at_once) as pool:

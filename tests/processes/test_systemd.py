@@ -8,6 +8,7 @@ checked by systemd-analyze; that the units work in a system which was booted by 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -89,6 +90,8 @@ def test_the_service_manager_is_told_when_gpop_is_ready_and_when_it_stops(manage
     manager.wait_for("READY=1", 4)
     assert server.stop() == 0
     told = [line for line in manager.told() if not line.startswith(("STATUS", "MONOTONIC"))]
+    # On a busy machine an answer comes late, and READY is said once more for it.
+    told = [line for line, _ in itertools.groupby(told)]
     assert told == ["READY=1", *["RELOADING=1", "READY=1"] * 3, "STOPPING=1", "EXTEND_TIMEOUT_USEC=17000000"]
 
 
