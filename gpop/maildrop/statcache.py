@@ -461,13 +461,17 @@ def _are_names(ids: list[bytes], uidl: bytes, flags: bytes, tails: bytes) -> boo
     # rfind is twice as fast as `in` where one of two octets is everywhere.
     if b"/" in tails or tails.rfind(b"\0.") >= 0:
         return False
-    if (b"/" in uidl or uidl.rfind(b" .") >= 0) and any(
+    if uidl.rfind(b"\0") >= 0:
+        return False
+    # Not in `uidl`: in a forged one anything may stand where the space behind a message-number belongs.
+    together = b"\0".join([b"", *ids, b""])
+    if together.rfind(b"\0\0") >= 0:  # a unique-id that is none at all
+        return False
+    if (b"/" in together or together.rfind(b"\0.") >= 0) and any(
         # Another server's unique-id may look like this, as long as it is no part of a name.
         not mark & NAMED and (b"/" in shown or shown.startswith(b"."))
         for shown, mark in zip(ids, flags, strict=True)
     ):
-        return False
-    if uidl.rfind(b"\0") >= 0 or uidl.rfind(b" \r\n") >= 0:  # a unique-id with a NUL, or none at all
         return False
     return not (tails.startswith(b".") or _has_empty_name(flags, tails))
 

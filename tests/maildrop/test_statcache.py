@@ -167,6 +167,13 @@ def test_a_forged_body_is_taken_apart_or_refused(at: int, flip: int) -> None:
         assert name and not name.startswith(b".") and b"/" not in name and b"\0" not in name
 
 
+def test_a_forged_line_hides_no_dot_file() -> None:
+    """Whatever stands in the place of the space behind a message-number."""
+    image = image_of([(b"1.a", 1, 8, b"1.a", 0, 0)])
+    with pytest.raises(BadCache):
+        take_apart(cut(Header(image), image.replace(b"1 1.a", b"1\xff.1a")))
+
+
 @pytest.mark.parametrize("tail", [b"/x", b"\0", b"../../x", b".x"])
 def test_names_that_leave_the_folder_are_refused(tail: bytes) -> None:
     """A table that names something else than an entry of new/ or cur/ is no table."""
