@@ -35,11 +35,18 @@ def broker_environment() -> dict[str, str]:
     return environment() | {"LD_BIND_NOW": "1", "LC_ALL": "C"}
 
 
-def start_program(arguments: Sequence[str], keep: Sequence[int], stdout: int = 1, lean: bool = False) -> int:
+def start_program(
+    arguments: Sequence[str],
+    keep: Sequence[int],
+    stdout: int = 1,
+    lean: bool = False,
+    returns_memory: bool = False,
+) -> int:
     """
     Start a gpop process of its own program; return its pid. It has the descriptors 0-2 and `keep`.
 
-    `lean`: it needs nothing but the standard library.
+    `lean`: it needs nothing but the standard library. `returns_memory`: what it needs at times can go back to
+    the system, page by page. Python's own allocator has pieces of a MiB, and one object keeps a whole one.
 
     The environment is empty but for what is set here: what an administrator's shell
     happened to hold ($DISPLAY, $PYTHONPATH, $LD_…) reaches no process of gpop's.
@@ -47,8 +54,13 @@ def start_program(arguments: Sequence[str], keep: Sequence[int], stdout: int = 1
     Raises:
         OSError: there can't be another process now.
     """
-    options = ["-I", "-S"] if lean else ["-I"]
-    return start_command([sys.executable, *options, MAIN, *arguments], environment(), keep, stdout)
+    # As -I, which would not see our own PYTHONMALLOC.
+    options, variables = ["-P", "-s"], environment()
+    if lean:
+        options.append("-S")
+    if returns_memory:
+        variables["PYTHONMALLOC"] = "malloc"
+    return start_command([sys.executable, *options, MAIN, *arguments], variables, keep, stdout)
 
 
 def start_command(

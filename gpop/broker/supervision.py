@@ -247,7 +247,7 @@ class Generation:
         # Under the addresses that the config has for them: what else it says of these the front looks up.
         for (address, tls), sock in listening.items():
             arguments.append(f"{'tls' if tls else 'plain'}:{address}={sock.fileno()}")
-        return start_program(arguments, keep, lean=name == "log")
+        return start_program(arguments, keep, lean=name == "log", returns_memory=name == "front")
 
     # The log of those without rights
 

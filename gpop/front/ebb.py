@@ -8,6 +8,8 @@ malloc keeps what is free between pieces that are in use: after 2,000 handshakes
 from __future__ import annotations
 
 import ctypes
+import gc
+import sys
 from typing import Any
 
 # Fewer have not needed enough to be worth the call, which takes some ms after many more.
@@ -17,26 +19,39 @@ AFTER_S = 1.0
 
 
 class Ebb:
-    """Watches the number of connections; where it has fallen to less than half, memory is given back."""
+    """
+    Watches the number of connections; each time that it has fallen to less than half, memory is given back.
 
-    __slots__ = ("_connections", "_most", "_timer", "_trim")
+    After a flood that goes on down to the last one: what the few that are left hold lies anywhere in
+    the memory of those that have gone, and keeps a page each.
+    """
+
+    __slots__ = ("_clear_caches", "_connections", "_most", "_timer", "_trim")
 
     def __init__(self, hub: Any) -> None:
         # Looked up while there still is a file system; musl has none, and gives memory back by itself.
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        # Python 3.13 calls it otherwise.
+        self._clear_caches = getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache
         self._timer = hub.loop.timer(AFTER_S)
-        self._connections = self._most = 0
+        self._connections = 0
+        self._most = 0  # many, or what has been left of so many
 
     def note(self, connections: int) -> None:
         """So many there are now."""
         self._connections = connections
         if connections > self._most:
-            self._most = connections
-        elif self._most >= MANY and connections * 2 < self._most and not self._timer.active:
+            if connections >= MANY:
+                self._most = connections
+        elif connections * 2 < self._most and not self._timer.active:
             self._timer.start(self._give_back)
 
     def _give_back(self) -> None:
         self._timer.stop()
         self._most = self._connections
+        gc.collect()
+        # For each wait gevent looks up "stop" in a new string, and Python's cache of attributes keeps 4,096
+        # names: small objects again, each in a page that would be free.
+        self._clear_caches()
         if self._trim is not None:
             self._trim(0)

@@ -211,9 +211,7 @@ async def _one(
     await honest.pause()
     log = trouble.in_log(server.log) - log_before
     penalties = log["penalty_raised"]
-    after = await settled(
-        server, lambda now: not any(left_behind(before, now, achieved, penalties)), options.settle_s
-    )
+    after = await settled(server, lambda now: not any(left_behind(before, now, penalties)), options.settle_s)
     faults = [f"{event} {log[event]} times" for event in trouble.FAULTS if log[event]]
     return Result(scenario, quiet, attacked, before, after, achieved, faults, penalties)
 

@@ -17,7 +17,6 @@ from loadtest.hostile.peers import Peer, TlsPeer, address_of
 
 NETWORK = 64  # of the attackers' addresses; honest users have another
 OPENERS = 100
-OPEN = "open at the end"
 SWEEP_S = 1.0
 
 
@@ -43,7 +42,7 @@ class Attack:
 
     def count_open(self) -> None:
         """At the end of the attack, before anything is closed."""
-        self.achieved[OPEN] += sum(peer.is_open() for peer in self.peers)
+        self.achieved["open at the end"] += sum(peer.is_open() for peer in self.peers)
 
     def close(self) -> None:
         """Close all that the attack has left."""

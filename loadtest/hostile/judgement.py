@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.hostile.attack import OPEN
 from loadtest.hostile.honest import Poll
 from loadtest.hostile.rest import Rest
 from loadtest.hostile.scenarios import Scenario
@@ -21,9 +20,6 @@ from loadtest.hostile.scenarios import Scenario
 LEAST_P99_MS = 25.0
 # What a process may have more after an attack than before it, in KiB. `docs/reliability.md` says of what.
 MOST_GROWTH_KIB = {"broker": 512, "auth": 1024, "front": 4096}
-# What a front keeps for each connection of the most that it has ever had, for those to come: not a leak,
-# because the same attack again adds nothing.
-KEPT_KIB = 4.0
 # What auth remembers of each source that it has penalised, as long as accounts.penalty_forget_s.
 PENALTY_KIB = 1.0
 SHOWN_PROBLEMS = 3
@@ -110,12 +106,12 @@ def _slow(result: Result) -> Iterable[str]:
 
 
 def _left_behind(result: Result) -> Iterable[str]:
-    yield from left_behind(result.before, result.after, result.achieved, result.penalties)
+    yield from left_behind(result.before, result.after, result.penalties)
     if result.faults:
         yield f"the log has {', '.join(result.faults)}"
 
 
-def left_behind(before: Rest, after: Rest, achieved: dict[str, Any], penalties: int) -> Iterable[str]:
+def left_behind(before: Rest, after: Rest, penalties: int) -> Iterable[str]:
     """What a server has, some time after an attack, that it did not have before."""
     if before.lasting != after.lasting:
         yield f"other processes than before: {before.lasting}, then {after.lasting}"
@@ -126,8 +122,7 @@ def left_behind(before: Rest, after: Rest, achieved: dict[str, Any], penalties: 
             more = f"{before.descriptors[pid]}, then {after.descriptors[pid]}"
             yield f"descriptors of {before.lasting[pid]}: {more}"
     for kind, grown in grown_kib(before, after).items():
-        kept = {"front": KEPT_KIB * achieved.get(OPEN, 0), "auth": PENALTY_KIB * penalties}
-        most = MOST_GROWTH_KIB[kind] + kept.get(kind, 0)
+        most = MOST_GROWTH_KIB[kind] + (PENALTY_KIB * penalties if kind == "auth" else 0)
         if grown > most:
             yield f"{kind} has grown by {grown} KiB, may by {most:.0f}"
 

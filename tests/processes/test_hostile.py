@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import poplib
 import random
 import socket
 import struct
@@ -506,3 +507,26 @@ def test_memory_goes_back_after_a_flood(make_server, tmp_path):
         return most - least > 15 * 1024
 
     wait_until(is_back, what=lambda: f"some of {most} KiB to go back; {least} KiB are left")
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root: it looks at the memory of the service user's process")
+def test_a_front_keeps_nothing_of_the_connections_that_it_had(make_server):
+    """When 1,500 who were on their way to a login have gone, it has nearly the memory of before."""
+    server = make_server(server__max_connections=2000)
+    front = server.pids("front")[0]
+    warm_up = poplib.POP3("127.0.0.1", server.port, timeout=20)
+    warm_up.user("nobody")
+    warm_up.quit()
+    before = own_kib(front)
+    with ExitStack() as connections:
+        for number in range(1500):
+            peer = socket.create_connection(("127.0.0.1", server.port), 20, (f"127.5.{number // 50}.1", 0))
+            connections.enter_context(peer)
+            peer.sendall(b"USER somebody\r\n")
+            assert peer.recv(200).startswith(b"+OK")
+        most = own_kib(front)
+        assert most - before > 8 * 1024
+    wait_until(
+        lambda: own_kib(front) - before < 1536,
+        what=lambda: f"{most} KiB to go back to {before}; {own_kib(front)} KiB are left",
+    )
