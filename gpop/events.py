@@ -96,7 +96,7 @@ EVENTS_OF_BROKER = {
     "upgrade_finished": "the broker is the installed version's; its new processes serve",
     "upgrade_failed": "the installed version did not come up; the old one serves on",
     "process_stuck": "a front or auth does not answer, or is not ready in time, and is killed",
-    "process_ended": "a front or auth ended unexpectedly and will be started again",
+    "process_ended": "a front, auth, or what writes log or metrics ended unexpectedly; it is started again",
     "session_died": "a session ended by a signal or a fault of its own",
     "session_unreported": "a session ended in order, but its front was gone: there is no session_closed",
     "log_reopened": "the log goes to a file, or a syslog daemon, that was opened anew",

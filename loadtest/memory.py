@@ -25,7 +25,7 @@ COUNTED = ("Anonymous:", "Swap:")
 FIELDS = ("seconds", "process", "pid", "own_kib")
 # From the second quarter of a run to its last one a process may grow by so much. A front has caches of TLS,
 # of names and of greenlets, and arenas of malloc; a broker's tables are as large as there are sessions.
-MOST_GROWTH_KIB = {"broker": 512, "auth": 1024, "front": 2048}
+MOST_GROWTH_KIB = {"broker": 512, "auth": 1024, "front": 2048, "log": 512}
 # With fewer samples in a quarter there is nothing to say.
 FEWEST_SAMPLES = 10
 MATPLOTLIB_MISSING = (

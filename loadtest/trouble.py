@@ -32,9 +32,12 @@ POLL_S = 0.02
 FAILED = ("reload_failed", "upgrade_failed", "config_rejected")
 # Of these there must be none if no process was killed.
 FAULTS = ("auth_fault", "frame_rejected", "log_lines_dropped", "process_fault", *COST_OF_A_KILL)
-# Of twenty random deeds. A session is killed far more often than what lasts: a front that never gets
+# Random deeds. A session is killed far more often than what lasts: a front that never gets
 # older than a minute would show nothing of its memory, and is started again later and later.
-DEEDS = ("session",) * 15 + ("front",) * 2 + ("auth",) + ("reload",) * 2
+DEEDS = ("session",) * 15 + ("front",) * 2 + ("auth", "log") + ("reload",) * 2
+LASTING = ("front", "auth", "log")
+# Whose end costs nobody anything.
+UNNOTICED = ("reload", "log")
 # Sessions are short: one is looked for so often and for so long, and is killed at any moment of its life.
 SESSION_POLL_S = 0.002
 SESSION_WAIT_S = 2.0
@@ -116,14 +119,14 @@ class Server:
     # Processes
 
     def children(self) -> dict[int, str]:
-        """The processes under the broker: "front", "auth" or "session" by pid; no others."""
+        """The processes under the broker: "front", "auth", "log" or "session" by pid; no others."""
         found = {}
         own = _arguments(self.pid)
         for pid in children(self.pid):
             arguments = _arguments(pid)
             if arguments == own:
                 found[pid] = "session"  # forked, not executed
-            for kind in ("front", "auth"):
+            for kind in LASTING:
                 if f"{kind}-process".encode() in arguments:
                     found[pid] = kind
         return found
@@ -280,12 +283,13 @@ def excused(cut_off: Sequence[Sequence[float]], deeds: Sequence[tuple[float, str
     Return why not every request that was cut off is accounted for by a process that was killed, or "".
 
     `cut_off`: when, and 1 if it was within a session, 0 before. A session that is killed costs one of the
-    first kind. A front or auth costs no session at all, but the logins that are under way with it.
+    first kind. A front or auth costs no session at all, but the logins that are under way with it; the
+    process that writes the log costs nothing.
     """
     within = sum(bool(in_session) for _, in_session in cut_off)
     if within > log["session_died"]:
         return f"{within} sessions were cut off, and {log['session_died']} were killed"
-    kills = [when for when, done in deeds if not done.startswith("reload")]
+    kills = [when for when, done in deeds if not done.startswith(UNNOTICED)]
     for when, in_session in cut_off:
         if not in_session and not any(-1 <= when - kill <= EXCUSED_FOR_S for kill in kills):
             at = time.strftime("%H:%M:%S", time.localtime(when))
@@ -298,6 +302,6 @@ def told(deeds: Sequence[tuple[float, str]], cut_off: Sequence[Sequence[float]],
     counts = Counter(done.partition(",")[0] for _, done in deeds)
     done = ", ".join(f"{number} {what}" for what, number in sorted(counts.items()))
     within = sum(bool(in_session) for _, in_session in cut_off)
-    died = f"{log['session_died']} sessions, {log['process_ended']} fronts and auths"
+    died = f"{log['session_died']} sessions, {log['process_ended']} fronts, auths and log processes"
     cost = f"{within} sessions, {len(cut_off) - within} logins"
     return f"\nKilled, and reloaded: {done}. Died, by the log: {died}. Cut off: {cost}."

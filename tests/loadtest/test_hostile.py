@@ -45,7 +45,11 @@ def test_honest_users_are_served_beside_every_attack(tmp_path):
     assert list(figures) == [scenario.name for scenario in SCENARIOS]
     for each in figures.values():
         assert each["attacked"]["polls"] > 0
-        assert each["processes_before"] == each["processes_after"] == {"broker": 1, "front": 1, "auth": 1}
+        assert (
+            each["processes_before"]
+            == each["processes_after"]
+            == {"broker": 1, "front": 1, "auth": 1, "log": 1}
+        )
 
 
 def test_a_front_that_keeps_descriptors_is_found(tmp_path):

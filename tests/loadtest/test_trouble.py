@@ -90,7 +90,7 @@ def test_reloads_and_upgrades_are_mixed_at_even_distances(tmp_path: Path) -> Non
     assert ("upgrade", "upgrade") not in itertools.pairwise(names)
 
 
-KILLS = [(100.0, "session"), (200.0, "front"), (300.0, "reload, 0.5 s")]
+KILLS = [(100.0, "session"), (200.0, "front"), (300.0, "reload, 0.5 s"), (400.0, "log")]
 
 
 @pytest.mark.parametrize(
@@ -102,6 +102,7 @@ KILLS = [(100.0, "session"), (200.0, "front"), (300.0, "reload, 0.5 s")]
         ([(200.1, 0), (203.0, 0), (204.0, 0)], 0, ""),  # any number of logins may be under way
         ([(250.0, 0)], 0, "no kill was near"),
         ([(300.1, 0)], 0, "no kill was near"),  # a reload is none
+        ([(400.1, 0)], 0, "no kill was near"),  # nobody needs the log process
     ],
 )
 def test_only_what_a_kill_accounts_for_is_excused(
