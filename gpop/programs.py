@@ -97,10 +97,19 @@ def environment() -> dict[str, str]:
 
 
 def settings_file(settings: dict[str, Any]) -> int:
-    """Return a descriptor, to be read from its start, that holds `settings`, for `read_settings`."""
+    """
+    Return a descriptor, to be read from its start, that holds `settings`, for `read_settings`.
+
+    Raises:
+        OSError: there is no memory for it, or no descriptor.
+    """
     fd = os.memfd_create("gpop-settings")
-    os.write(fd, marshal.dumps(settings))
-    os.lseek(fd, 0, os.SEEK_SET)
+    try:
+        os.write(fd, marshal.dumps(settings))
+        os.lseek(fd, 0, os.SEEK_SET)
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 

@@ -223,7 +223,7 @@ class Kernel:
             return 0
 
     def role(self, pid: int) -> str:
-        """Which process it is: "broker", "auth", "front", "session"; or "other"."""
+        """Which process it is: "broker", "auth", "front", "log", "session", ...; or "other"."""
         known = self._roles.get(pid)
         if known:
             return known
@@ -232,12 +232,14 @@ class Kernel:
             parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, IndexError):
             return "other"
-        for kind in ("front", "auth"):
+        for kind in ("front", "auth", "log"):
             if f"{kind}-process".encode() in arguments:
                 if parent == self._broker:
                     self._roles[pid] = kind
                     return kind
                 return "checker"
+        if parent == self._broker and (b"read-config" in arguments or b"trial" in arguments):
+            return "inquiry"
         if b"broker" not in arguments:
             return "other"
         if pid == self._broker:

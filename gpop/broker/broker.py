@@ -299,8 +299,9 @@ class Broker:
             return
         octets = messages.encode(messages.LOG)
         for process in self.processes.values():
-            if process.holds_log:
-                process.tell(octets, [fd])
+            if process.holds_log and not process.tell(octets, [fd]):
+                problem = f"{process.name} could not be told, and writes to what was open before"
+                self.log.write("log_reopen_failed", "error", path=where, problem=problem)
         self.log.replace(fd)
         self.log.write("log_reopened", path=where)
 

@@ -54,7 +54,7 @@ class Process:
 
     __slots__ = (
         *("asked", "control", "generation", "holds_log", "log_pipe", "missed", "name", "pid", "ready"),
-        *("started", "tally"),
+        *("started", "tally", "untold"),
     )
 
     def __init__(
@@ -68,6 +68,7 @@ class Process:
         self.started = now
         self.asked = False
         self.missed = 0
+        self.untold = b""
         self.tally: Lent | None = None
         self.holds_log = True
         self.log_pipe = -1
@@ -84,7 +85,9 @@ class Process:
             self.log_pipe = -1
 
     def ask(self) -> None:
-        """Have it say that it is at work."""
+        """Have it say that it is at work, and do what it could not be told before."""
+        if self.untold and self.tell(self.untold):
+            self.untold = b""
         self.asked = True
         self.tell(messages.encode(messages.ALIVE))
 
@@ -93,12 +96,23 @@ class Process:
         self.asked = False
         self.missed = 0
 
-    def tell(self, octets: bytes, fds: Sequence[int] = ()) -> None:
-        """Send it a frame; a process that can't take it is ending or stuck, and its end is seen elsewhere."""
+    def tell(self, octets: bytes, fds: Sequence[int] = ()) -> bool:
+        """
+        Send it a frame; False if it can't take it, or the kernel has no memory for it.
+
+        A process that ends or is stuck is seen elsewhere.
+        """
         try:
             channel.send(self.control, octets, fds)
         except OSError:
-            return
+            return False
+        return True
+
+    def drain(self, at_once: bool) -> None:
+        """Let it finish what it has, and end; if it can't be told now it is when it is asked next."""
+        octets = messages.encode(messages.DRAIN, at_once=int(at_once))
+        if not self.tell(octets):
+            self.untold = octets
 
 
 class Generation:
@@ -182,7 +196,7 @@ class Generation:
             self.log_process = process
             self._hand_over_pipes(self.unread + self._pipes())
             if self.state == DRAINING:
-                process.tell(messages.encode(messages.DRAIN, at_once=0))
+                process.drain(at_once=False)
         elif name == "auth":
             self.auth = process
         elif name == "front":
@@ -202,8 +216,9 @@ class Generation:
         by_pipe = self.has_log_process and name in WITHOUT_RIGHTS
         if by_pipe:
             log_pipe, log_fd = _log_pipe()
-        settings_fd = settings_file(self.settings[name])
+        settings_fd = -1
         try:
+            settings_fd = settings_file(self.settings[name])
             ours, theirs = channel.pair()
             try:
                 pid = self._start_program(name, theirs.fileno(), settings_fd, log_fd, lent)
@@ -214,7 +229,8 @@ class Generation:
                 os.close(log_pipe)
             raise
         finally:
-            os.close(settings_fd)
+            if settings_fd >= 0:
+                os.close(settings_fd)
             if by_pipe:
                 os.close(log_fd)
         ours.setblocking(False)
@@ -280,7 +296,12 @@ class Generation:
         return not all(_is_read(fd) for fd, _, _ in self.unread + self._pipes())
 
     def take_log_away(self, now: float) -> None:
-        """An older broker has started it, with a log for everybody: from here on it is as one of ours."""
+        """
+        An older broker has started it, with a log for everybody: from here on it is as one of ours.
+
+        Raises:
+            OSError: one can't be told, or there are no pipes to be had.
+        """
         if not self.has_log_process or self.log_process:
             return
         self.missing.append((now, "log"))
@@ -288,8 +309,10 @@ class Generation:
             if process.name in WITHOUT_RIGHTS and process.holds_log:
                 process.log_pipe, log_fd = _log_pipe()
                 process.holds_log = False
-                process.tell(messages.encode(messages.LOG), [log_fd])
-                os.close(log_fd)
+                try:
+                    channel.send(process.control, messages.encode(messages.LOG), [log_fd])
+                finally:
+                    os.close(log_fd)
 
     def serve(self) -> None:
         """
@@ -309,11 +332,13 @@ class Generation:
             try:
                 fronts_end, auths_end = channel.pair()
             except OSError:
-                # Useless as it is. When it is started again there may be descriptors to be had.
+                # Useless as it is. When it is started again there may be descriptors, or memory, to be had.
                 os.kill(front.pid, signals.KILL)
                 continue
-            self.auth.tell(octets, [auths_end.fileno()])
-            front.tell(octets, [fronts_end.fileno()])
+            if not (
+                self.auth.tell(octets, [auths_end.fileno()]) and front.tell(octets, [fronts_end.fileno()])
+            ):
+                os.kill(front.pid, signals.KILL)
             fronts_end.close()
             auths_end.close()
 
@@ -376,10 +401,9 @@ class Generation:
     def drain(self, at_once: bool) -> None:
         """Let every process finish what it has and end; `at_once`: peers before login are closed."""
         self._end_starting()
-        octets = messages.encode(messages.DRAIN, at_once=int(at_once))
         for process in self.processes():
             if process.is_needed:
-                process.tell(octets)
+                process.drain(at_once)
             else:
                 # It may hang, and holds nothing of anybody's: no stop waits for it, nor does its successor.
                 os.kill(process.pid, signals.KILL)
@@ -394,7 +418,7 @@ class Generation:
         self._end_starting()
         for process in self.processes():
             if process is self.log_process:
-                process.tell(messages.encode(messages.DRAIN, at_once=1))
+                process.drain(at_once=True)
             else:
                 os.kill(process.pid, signals.KILL)
 
