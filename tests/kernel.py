@@ -44,6 +44,7 @@ KINDS = {
     "accept": {"accept": 43, "accept4": 288},
     "socket": {"socket": 41, "socketpair": 53, "pipe2": 293, "dup": 32},
     "option": {"setsockopt": 54, "getsockopt": 55, "getsockname": 51},
+    "exec": {"execve": 59},
     "user": {"setgroups": 116, "setresuid": 117, "setresgid": 119, "chroot": 161, "chdir": 80, "fchdir": 81},
 }
 KIND_OF = {number: kind for kind, calls in KINDS.items() for number in calls.values()}
@@ -148,7 +149,11 @@ class Kernel:
         assert self.problem is None, self.problem
 
     def fail(self, role: str, kind: str, nth: int, error_number: int, times: int = 1) -> None:
-        """The `nth` call from now on of a kind, in processes of a role, fails; so do those right after it."""
+        """
+        The `nth` call from now on of a kind, in processes of a role, fails; so do those right after it.
+
+        In the broker only as long as it is the same program: there is no way back from an exec.
+        """
         with self._guard:
             self.count, self.failed = 0, Counter()
             self._rule = role, kind, range(nth, nth + times), error_number
@@ -214,7 +219,11 @@ class Kernel:
             rule, hook = self._rule, self._hook
             if hook:
                 hook(pid, self.role(pid), NAME_OF[number])
-            if not rule or KIND_OF[number] != rule[1] or self.role(pid) != rule[0]:
+            if not rule or self.role(pid) != rule[0]:
+                return 0
+            if KIND_OF[number] == "exec" and pid == self._broker:
+                self._rule = None  # an upgrade: from here on it is another program
+            if KIND_OF[number] != rule[1]:
                 return 0
             self.count += 1
             if self.count in rule[2]:

@@ -55,7 +55,8 @@ SERVES, KEPT = "reload_finished", ("reload_failed", "upgrade_failed", "config_re
 @pytest.fixture(scope="module")
 def renewing():
     """A server whose calls can be made to fail."""
-    site = Site(accounts=2, accounts_cache__enabled=True)
+    # Who could not be told something is told when it is asked next.
+    site = Site(accounts=2, accounts_cache__enabled=True, server__answer_timeout_s=10.0)
     between = Kernel(site)
     yield between
     between.stop()
@@ -83,7 +84,7 @@ def renew(server, number: int, loses_lines: bool = False) -> str:
 
 
 def attempt(between, lasting, number, role, kind, nth, error_number) -> bool:
-    """One renewal in which one call fails, with a session from before; returns whether there was such a call."""
+    """One renewal with a session from before, and a call that fails; returns if there was such a call."""
     server = between.server
     old = Drop(server, "unchanged", name="user1")
     client = Client(old)
@@ -116,11 +117,40 @@ def sweep(between, number, role, kind, error_number) -> int:
     return nth // step
 
 
+@pytest.mark.skipif(not ALL, reason="takes an hour; GPOP_TEST_FAULTS=all")
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2], ids=["reload", "upgrade"])
 def test_a_renewal(renewing, number, role):
-    """The server serves on, renewed or as before; a session from before goes on; the next renewal succeeds."""
+    """The server serves, renewed or as before; a session from before goes on; the next renewal succeeds."""
     for kind, numbers in ROLES[role].items():
         for error_number in numbers:
             sweep(renewing, number, role, kind, error_number)
     assert renew(renewing.server, number) == SERVES
+
+
+def test_a_front_that_can_not_be_told_the_way_to_auth_is_started_again(renewing):
+    """It waited for that for ever, and nobody could log in; or auth did not know of it."""
+    lasting = Lasting(renewing.server)
+    for nth in (2, 3):
+        assert attempt(renewing, lasting, signal.SIGHUP, "broker", "send", nth, errno.ENOBUFS)
+
+
+def test_processes_that_can_not_be_told_to_drain_are_told_again(renewing):
+    """The old ones served on beside the new ones, by the config of before."""
+    lasting = Lasting(renewing.server)
+    for nth in (4, 5, 6):
+        assert attempt(renewing, lasting, signal.SIGHUP, "broker", "send", nth, errno.ENOBUFS)
+
+
+def test_processes_that_can_not_be_started_leave_nothing_open(renewing):
+    """Their settings and the pipe for their log stayed open in the broker, each time."""
+    lasting = Lasting(renewing.server)
+    for nth in (3, 5):
+        assert attempt(renewing, lasting, signal.SIGHUP, "broker", "write", nth, errno.ENOSPC)
+
+
+def test_an_upgrade_that_fails_half_way(renewing):
+    """One process of the new version can't be started, the trial of its broker neither."""
+    lasting = Lasting(renewing.server)
+    for nth in (3, 5):
+        assert attempt(renewing, lasting, signal.SIGUSR2, "broker", "fork", nth, errno.EAGAIN)
