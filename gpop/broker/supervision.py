@@ -50,6 +50,7 @@ class Process:
         log_pipe: if not, the end from which its lines are read; -1: there is none, or none any more.
         ready: it has said that it is warmed and waits.
         asked, missed: whether an answer to ALIVE is due, and at how many looks it has not been there.
+        untold: a frame that it could not be sent, and will be when it is asked next.
     """
 
     __slots__ = (

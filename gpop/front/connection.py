@@ -71,9 +71,11 @@ class Connection:
 
     __slots__ = (
         "authorization",
+        "bad_commands",
         "client",
         "front",
         "greenlet",
+        "lines",
         "local",
         "peer",
         "proxied",
@@ -100,7 +102,7 @@ class Connection:
         self.proxy: str | None = None
         self.tls_at_proxy: str | None = None
         self.reader = wire.LineReader()
-        self.refusals = 0
+        self.lines = self.bad_commands = self.refusals = 0
         self.source = UNCOUNTED  # whose connections this one is counted among
         self.greenlet = gevent.getcurrent()
         self.transport = Transport(front.hub, client)
@@ -156,57 +158,63 @@ class Connection:
             OSError: the peer is gone.
         """
         reason = self._open(tls)
-        if reason:
-            return reason
-        bad_commands = lines = turns = 0
-        while True:
+        turns = 0
+        while not reason:
             turns += 1
             if turns % LINES_IN_A_ROW == 0:
                 # A call that need not wait does not switch: without this a peer that always has more
                 # to say, and takes the answers, would be the only one to be served.
                 gevent.sleep(0)
-            line = self.reader.next_line()
-            if line is None:
-                octets = self.transport.receive()
-                if not octets:
-                    return "disconnect"
-                self.reader.feed(octets)
-                continue
-            self._expect_line()
-            lines += 1
-            if lines > MAX_LINES:
-                self._end_by_limit("too_many_commands", MAX_LINES, TOO_MANY_LINES)
-                return "too_many_commands"
-            if self.front.events.debug:
-                octets = without_secret(line, self.reader.sasl_response)
-                self.log("command_received", "debug", detail=events.printable(octets))
-            decision = self.authorization.handle(line)
-            self.reader.sasl_response = self.authorization.awaits_sasl_response
-            if isinstance(decision, decisions.AnnouncedClient):
-                taken = self._take_client(decision.arguments)
-                if taken is None:
-                    return "too_many_connections"
-                decision = taken
-            if isinstance(decision, decisions.Login):
-                line = b""  # it may hold the password, and this frame lives as long as the session
-                ended = self._login(decision)
-                if ended:
-                    return ended
-            else:
-                self._reply(decision.octets)
-                bad_commands += decision.octets.startswith(b"-ERR")
-                if isinstance(decision, decisions.RefusedLogin):
-                    refused = REFUSED_HERE | {"reason": decision.reason, "code": decision.code}
-                    self.log_refusal(decision, refused)
-                elif isinstance(decision, decisions.StartTls):
-                    if not self._begin_tls():
-                        return "no_tls"
-                elif isinstance(decision, decisions.Close):
-                    return "quit"
-            if self.refusals >= MAX_REFUSALS:
-                return "too_many_refusals"
-            if bad_commands >= MAX_BAD_COMMANDS:
-                return "too_many_errors"
+            reason = self._hear()
+        return reason
+
+    def _hear(self) -> str:
+        """Answer the next line, or wait for more of it; returns why the connection ends, "" if it goes on."""
+        line = self.reader.next_line()
+        if line is None:
+            octets = self.transport.receive()
+            self.reader.feed(octets)
+            return "" if octets else "disconnect"
+        self._expect_line()
+        self.lines += 1
+        if self.lines > MAX_LINES:
+            self._end_by_limit("too_many_commands", MAX_LINES, TOO_MANY_LINES)
+            return "too_many_commands"
+        if self.front.events.debug:
+            octets = without_secret(line, self.reader.sasl_response)
+            self.log("command_received", "debug", detail=events.printable(octets))
+        decision = self.authorization.handle(line)
+        self.reader.sasl_response = self.authorization.awaits_sasl_response
+        line = b""  # it may hold the password, and this frame lives as long as the session
+        if isinstance(decision, decisions.Login):
+            return self._login(decision) or self._ended_by_limit()
+        return self._reply_to(decision) or self._ended_by_limit()
+
+    def _ended_by_limit(self) -> str:
+        """Return which limit for the whole connection is reached, "" if none."""
+        if self.refusals >= MAX_REFUSALS:
+            return "too_many_refusals"
+        return "too_many_errors" if self.bad_commands >= MAX_BAD_COMMANDS else ""
+
+    def _reply_to(
+        self, decision: decisions.Reply | decisions.StartTls | decisions.Close | decisions.AnnouncedClient
+    ) -> str:
+        """Do what was decided but for a login; returns why the connection ends, "" if it goes on."""
+        if isinstance(decision, decisions.AnnouncedClient):
+            taken = self._take_client(decision.arguments)
+            if taken is None:
+                return "too_many_connections"
+            decision = taken
+        self._reply(decision.octets)
+        self.bad_commands += decision.octets.startswith(b"-ERR")
+        if isinstance(decision, decisions.RefusedLogin):
+            refused = REFUSED_HERE | {"reason": decision.reason, "code": decision.code}
+            self.log_refusal(decision, refused)
+        elif isinstance(decision, decisions.StartTls):
+            return "" if self._begin_tls() else "no_tls"
+        elif isinstance(decision, decisions.Close):
+            return "quit"
+        return ""
 
     def _open(self, tls: bool) -> str:
         """Do what comes before the first line, up to the greeting; returns why it ended there, "" if not."""
