@@ -53,7 +53,8 @@ setup(
         "bench": ["matplotlib>=3.6"],  # for the plot of loadtest.bench, and nothing else
         "dev": [
             *("duckdb>=2.0", "lmdb>=1.4", "locust>=2.24", "prometheus-client>=0.20", "rich>=13.5"),
-            *("hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "ruff>=0.5", "setuptools>=68", "shtab>=1.7"),
+            *("hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.5"),
+            *("setuptools>=68", "shtab>=1.7"),
         ],
     },
     entry_points={"console_scripts": ["gpop = gpop.cli:main"]},

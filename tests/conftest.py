@@ -13,14 +13,23 @@ hypothesis.settings.register_profile("gpop", deadline=None, max_examples=100)
 hypothesis.settings.load_profile("gpop")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests in tests/root are skipped, in words, for everybody else."""
-    if os.geteuid() == 0:
-        return
-    root_tests = Path(__file__).parent / "root"
+ROOT_TESTS = Path(__file__).parent / "root"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """
+    Tests in tests/root are skipped, in words, for everybody else.
+
+    Where tests run in several processes (pytest-xdist) each file stays in one of them, with what its tests
+    share; so does tests/root, whose users, units and mounts are the machine's.
+    """
     for item in items:
-        if root_tests in item.path.parents:
+        changes_machine = ROOT_TESTS in item.path.parents
+        if changes_machine and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root: it changes users, jails or mounts"))
+        if config.pluginmanager.hasplugin("xdist"):
+            group = "root" if changes_machine else str(item.path)
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from pathlib import Path
 
 from tests.serving import ROOT, children_of, wait_until
@@ -37,6 +38,8 @@ class Dovecot:
     def __init__(self, folder: Path, certificate: tuple[str, str], more: str = "") -> None:
         self.folder = folder
         folder.mkdir(mode=0o755)
+        # Sockets lie in it, whose whole path has 107 octets at most.
+        self._base = tempfile.mkdtemp(prefix="gpop-dovecot-")
         self.port, self.tls_port = _free_port(), _free_port()
         self.log_path = folder / "log"
         command = [PROGRAM or "dovecot", "-F", "-c", self._configure(certificate, more)]
@@ -66,7 +69,7 @@ class Dovecot:
 !include {self.folder}/dovecot.conf
 protocols = pop3
 listen = 127.0.0.1
-base_dir = {self.folder}/base
+base_dir = {self._base}/base
 state_dir = {self.folder}/state
 log_path = {self.log_path}
 service pop3-login {{
@@ -96,6 +99,7 @@ service pop3-login {{
         self.process.wait(20)
         for pid in filter(_is_dovecots, children):
             os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self._base, ignore_errors=True)
 
 
 def _is_dovecots(pid: int) -> bool:

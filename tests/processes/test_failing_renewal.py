@@ -113,7 +113,7 @@ def sweep(between, number, role, kind, error_number) -> int:
     nth = 1
     while attempt(between, lasting, number, role, kind, nth, error_number):
         nth += step
-        assert nth < 2000
+        assert nth < 4000
     return nth // step
 
 
