@@ -63,8 +63,8 @@ def renewing():
     site.remove()
 
 
-def renew(server, number: int, loses_lines: bool = False) -> str:
-    """Send the signal, and wait for what came of it; returns the name of that event."""
+def renew(server, number: int, loses_lines: bool = False) -> dict:
+    """Send the signal, and wait for what came of it; returns that event."""
     endings = (SERVES, *KEPT)
     before = len(server.events(*endings))
     # If the line that says so was the one that could not be written: once more, then.
@@ -80,7 +80,7 @@ def renew(server, number: int, loses_lines: bool = False) -> str:
 
     failing.wait_until(has_ended, failing.PATIENCE_S, lambda: f"an ending; {server.events()[-5:]}")
     assert server.process.poll() is None, server.output_path.read_text()[-4000:]
-    return server.events(*endings)[-1]["event"]
+    return server.events(*endings)[-1]
 
 
 def attempt(between, lasting, number, role, kind, nth, error_number) -> bool:
@@ -89,7 +89,8 @@ def attempt(between, lasting, number, role, kind, nth, error_number) -> bool:
     old = Drop(server, "unchanged", name="user1")
     client = Client(old)
     between.fail(role, kind, nth, error_number)
-    ending = renew(server, number, loses_lines=kind == "write")
+    event = renew(server, number, loses_lines=kind == "write")
+    ending = " ".join([event["event"], event.get("problem", "")]).strip()
     reached = bool(between.failed)
     between.heed_nothing()
     what = f"{signal.Signals(number).name}, {role}: {kind} {nth} {kernel.named(error_number)}: {ending}"
@@ -125,7 +126,7 @@ def test_a_renewal(renewing, number, role):
     for kind, numbers in ROLES[role].items():
         for error_number in numbers:
             sweep(renewing, number, role, kind, error_number)
-    assert renew(renewing.server, number) == SERVES
+    assert renew(renewing.server, number)["event"] == SERVES
 
 
 def test_a_front_that_can_not_be_told_the_way_to_auth_is_started_again(renewing):
