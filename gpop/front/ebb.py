@@ -49,7 +49,9 @@ class Ebb:
     def _give_back(self) -> None:
         self._timer.stop()
         self._most = self._connections
-        gc.collect()
+        if self._connections < MANY:
+            # Not before: it looks at every object there is, and everybody waits for that.
+            gc.collect()
         # For each wait gevent looks up "stop" in a new string, and Python's cache of attributes keeps 4,096
         # names: small objects again, each in a page that would be free.
         self._clear_caches()
