@@ -18,7 +18,7 @@ import pytest
 from tests import kernel
 from tests.kernel import Kernel
 from tests.processes import failing
-from tests.processes.failing import Attempt, Client, Drop, Lasting
+from tests.processes.failing import Attempt, Drop, Lasting
 from tests.serving import Site
 
 pytestmark = pytest.mark.skipif(bool(kernel.missing()), reason=kernel.missing() or "-")
@@ -87,7 +87,7 @@ def attempt(between, lasting, number, role, kind, nth, error_number) -> bool:
     """One renewal with a session from before, and a call that fails; returns if there was such a call."""
     server = between.server
     old = Drop(server, "unchanged", name="user1")
-    client = Client(old)
+    client = failing.next_login(old)
     between.fail(role, kind, nth, error_number)
     event = renew(server, number, loses_lines=kind == "write")
     ending = " ".join([event["event"], event.get("problem", "")]).strip()
