@@ -22,7 +22,7 @@ SESSION_DESCRIPTORS = 32
 
 
 class CredentialsRefused(Exception):
-    """The account or its Maildir must not be served as it is; the text names the reason in one word."""
+    """The account or its Maildir must not be served as it is; the text is one word, and more for the log."""
 
 
 class MaildirAbsent(Exception):
@@ -68,15 +68,14 @@ def _become(
     os.setegid(gid)
     os.seteuid(uid)
     try:
-        directory = _open_directory(maildir)
+        directory = _open_maildir(maildir, uid)
         absent = False
     except FileNotFoundError:
         _check_wholly_absent(maildir)
         directory = _open_directory(home)
         absent = True
-    if os.fstat(directory).st_uid != uid:
-        # Of a missing Maildir this says: the home is not mounted, and mail may well be elsewhere.
-        raise CredentialsRefused("home_not_owned" if absent else "maildir_not_owned")
+        # If not: the home is not mounted, and mail may well be elsewhere.
+        _check_owner("home_not_owned", home, os.fstat(directory).st_uid, uid)
     jail_directory = _open_directory(home) if jail == "home" and not absent else directory
     _lock_in(uid, gid, jail_directory, jail)
     if jail_directory != directory:
@@ -111,8 +110,9 @@ def become_user_of_store(
     os.setegid(gid)
     os.seteuid(uid)
     directory = _open_directory(store)
-    if os.fstat(directory).st_uid not in (0, uid):
-        raise CredentialsRefused("store_not_owned")
+    owner = os.fstat(directory).st_uid
+    if owner:
+        _check_owner("store_not_owned", store, owner, uid)
     _lock_in(uid, gid, directory, jail)
     os.close(directory)
     _verify_dropped(uid, gid)
@@ -169,15 +169,11 @@ def open_own_maildir(uid: int, home: bytes, maildir: bytes) -> int:
     if uid != os.geteuid():
         raise CredentialsRefused("other_user_without_root")
     try:
-        directory = _open_directory(maildir)
+        return _open_maildir(maildir, uid)
     except FileNotFoundError:
         _check_wholly_absent(maildir)
-        if os.stat(home).st_uid != uid:
-            raise CredentialsRefused("home_not_owned") from None
+        _check_owner("home_not_owned", home, os.stat(home).st_uid, uid)
         raise MaildirAbsent from None
-    if os.fstat(directory).st_uid != uid:
-        raise CredentialsRefused("maildir_not_owned")
-    return directory
 
 
 def become_service(uid: int, gid: int, jail: str) -> None:
@@ -207,13 +203,32 @@ def _open_directory(path: bytes) -> int:
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK)
 
 
+def _open_maildir(maildir: bytes, uid: int) -> int:
+    """Open a Maildir that has to be the user's, with the rights that this process has."""
+    try:
+        directory = _open_directory(maildir)
+    except PermissionError:
+        # Another user's, as a rule; then that is what has to be mended, and not the mode.
+        _check_owner("maildir_not_owned", maildir, os.stat(maildir).st_uid, uid)
+        raise
+    _check_owner("maildir_not_owned", maildir, os.fstat(directory).st_uid, uid)
+    return directory
+
+
+def _check_owner(word: str, path: bytes, owner: int, uid: int) -> None:
+    if owner != uid:
+        place = path.decode("utf-8", "backslashreplace")
+        raise CredentialsRefused(f"{word}: {place} belongs to uid {owner}, and the account has uid {uid}")
+
+
 def _check_wholly_absent(maildir: bytes) -> None:
     """A symbolic link that leads nowhere (a file system not mounted?) is a fault, not an empty maildrop."""
     try:
         os.lstat(maildir)
     except FileNotFoundError:
         return
-    raise CredentialsRefused("maildir_dangling")
+    place = maildir.decode("utf-8", "backslashreplace")
+    raise CredentialsRefused(f"maildir_dangling: {place} is a symbolic link that leads nowhere")
 
 
 def _verify_dropped(uid: int, gid: int) -> None:

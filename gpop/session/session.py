@@ -257,7 +257,7 @@ def _serve(
         refusal = IN_USE
         report.close_reason = "in_use"
     except (errors.MaildropUnavailable, credentials.CredentialsRefused, OSError) as error:
-        report.close_reason, report.fault = "unavailable", _described(error)
+        report.close_reason, report.fault = "unavailable", _described(error, login["maildir"])
         if directory >= 0:
             # Before the -ERR (RFC 1939 §4): this process lives on until its client has read that.
             lock.unlock(directory)
@@ -367,5 +367,11 @@ def maildrop_options(settings: SessionSettings, boot_id: bytes) -> opening.Optio
     )
 
 
-def _described(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:500]
+def _described(error: Exception, maildir: bytes = b"") -> str:
+    """Say for the log what is wrong, and where: the jail hides from an error in the Maildir where that is."""
+    text = str(error)
+    if isinstance(error, OSError) and isinstance(error.filename, bytes):
+        text = f"{error.filename.decode('utf-8', 'backslashreplace')}: {error.strerror}"
+    elif maildir and isinstance(error, errors.MaildropUnavailable):
+        text = f"{maildir.decode('utf-8', 'backslashreplace')}: {error}"
+    return f"{type(error).__name__}: {text}"[:500]

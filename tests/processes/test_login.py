@@ -131,7 +131,9 @@ def test_a_missing_folder_is_a_fault_not_an_empty_maildrop(server):
     with pytest.raises(poplib.error_proto, match=r"SYS/TEMP"):
         server.pop()
     closed = server.wait_for_event("session_closed")
-    assert closed["close_reason"] == "unavailable" and closed["level"] == "error" and closed["fault"]
+    assert closed["close_reason"] == "unavailable" and closed["level"] == "error"
+    where = server.site.maildir()
+    assert closed["fault"] == f"MaildropUnavailable: {where}: new/ can't be read: No such file or directory"
 
 
 def test_an_absent_maildir_is_empty(server):

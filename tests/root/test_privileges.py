@@ -82,6 +82,23 @@ def test_a_link_to_another_users_maildir_is_refused(site):
     assert "maildir_not_owned" in in_child(BECOME, jail="maildir", **values)
 
 
+def test_a_maildir_of_another_user_is_named_with_both_owners(site):
+    """Also where only its owner may read it: the log says whose it is, and not only "Permission denied"."""
+    values = {"uid": UID, "home": str(site.home("user1")), "maildir": str(site.maildir("user1"))}
+    for owner, mode in ((OTHER_UID, 0o700), (OTHER_UID, 0o755), (0, 0o700)):
+        os.chown(site.maildir("user1"), owner, owner)
+        site.maildir("user1").chmod(mode)
+        said = in_child(BECOME, jail="maildir", **values).strip()
+        assert said == (
+            f"CredentialsRefused maildir_not_owned: {site.maildir('user1')} belongs to uid {owner}, "
+            f"and the account has uid {UID}"
+        )
+    # One's own that nobody may read is another matter.
+    os.chown(site.maildir("user1"), UID, UID)
+    site.maildir("user1").chmod(0)
+    assert in_child(BECOME, jail="maildir", **values).startswith("PermissionError")
+
+
 def test_low_ids_are_refused(site):
     """uid 0, and everything below first_valid_uid and first_valid_gid, gets no session."""
     home, maildir = os.fsencode(site.home("user1")), os.fsencode(site.maildir("user1"))
@@ -96,7 +113,8 @@ def test_an_unmounted_home_is_not_an_empty_maildrop(site):
     os.chown(site.home("user1"), 0, 0)
     site.home("user1").chmod(0o755)
     values = {"uid": UID, "home": str(site.home("user1")), "maildir": str(site.maildir("user1"))}
-    assert "home_not_owned" in in_child(BECOME, jail="maildir", **values)
+    said = in_child(BECOME, jail="maildir", **values)
+    assert f"home_not_owned: {site.home('user1')} belongs to uid 0, and the account has uid {UID}" in said
 
 
 def status_of(pid: int) -> dict[str, str]:
