@@ -85,6 +85,7 @@ class Broker:
         self.kill_at: float | None = None
         self.failed = False
         self.pid_file = ""
+        self.claim = -1  # on the run directory
         self.on_terminal = os.isatty(log.fd)
         self.boot_id = starting.read_boot_id()
         self.settings: BrokerSettings
@@ -108,6 +109,7 @@ class Broker:
         starting.prepare_run_directory(self.settings.run_dir)
         self.listening = self.listen(plain["broker"])
         if not self.one_connection:
+            self.claim = starting.claim_run_directory(self.settings.run_dir)
             self._listen_to_administrators()
             # Not before: another gpop that has these addresses is the one to be signalled.
             self.pid_file = starting.write_pid_file(self.settings.run_dir)
@@ -487,6 +489,10 @@ class Broker:
     def go_on(self, newest: Generation, before: str) -> None:
         """Serve with the generation that the broker of version `before` has started."""
         self.log.write("upgrade_finished", version=__version__, before=before, pid=os.getpid())
+        try:
+            self.claim = starting.claim_run_directory(self.settings.run_dir)
+        except starting.StartFailed as error:
+            self.log.write("config_warning", "warning", problem=str(error))
         self._listen_to_administrators()
         self.pid_file = starting.write_pid_file(self.settings.run_dir)
         try:
@@ -504,6 +510,9 @@ class Broker:
             self.stop_at = now
             return
         self.stop_at = now + self.settings.grace_time_s
+        if self.claim >= 0:
+            os.close(self.claim)  # the next gpop may start while our sessions have their grace time
+            self.claim = -1
         grace = self.settings.grace_time_s
         self.log.write("shutdown_started", sessions=len(self.sessions.running), grace_time_s=grace)
         self.manager.stops(grace + 2 * END_TIMEOUT_S)

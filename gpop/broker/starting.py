@@ -6,8 +6,11 @@ Executed by the broker, as root, before the first login.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
+
+PID_FILE = "broker.pid"
 
 
 class StartFailed(Exception):
@@ -29,6 +32,38 @@ def prepare_run_directory(run_dir: str) -> None:
         raise StartFailed(f"server.run_dir: {run_dir}: {error.strerror}") from error
 
 
+def claim_run_directory(run_dir: str) -> int:
+    """
+    Say that the directory is ours until the descriptor that is returned is closed, or we end; -1 is none.
+
+    A second gpop would take the control socket away from the first, and its broker.pid with its own end.
+
+    Raises:
+        StartFailed: another gpop has it.
+    """
+    if os.geteuid() != 0 and not os.access(run_dir, os.W_OK):
+        return -1  # nothing of ours will be in it
+    directory = -1
+    try:
+        directory = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(directory)
+        text = f"{run_dir}: another gpop{_number_in(run_dir)} has it; each needs one of its own"
+        raise StartFailed(f"server.run_dir: {text}") from None
+    except OSError:
+        return directory  # no such lock on this file system: as it was without
+    return directory
+
+
+def _number_in(run_dir: str) -> str:
+    try:
+        with open(os.path.join(run_dir, PID_FILE), "rb") as file:
+            return f" (process {int(file.read(16))})"
+    except (OSError, ValueError):
+        return ""
+
+
 def write_pid_file(run_dir: str) -> str:
     """
     Say who is to be signalled, to logrotate for one; returns the path, "" if there is none.
@@ -37,7 +72,7 @@ def write_pid_file(run_dir: str) -> str:
     """
     if os.geteuid() != 0:
         return ""
-    path = os.path.join(run_dir, "broker.pid")
+    path = os.path.join(run_dir, PID_FILE)
     try:
         # Octets: after an upgrade no codec can be loaded any more.
         with open(path, "wb") as file:
@@ -49,9 +84,12 @@ def write_pid_file(run_dir: str) -> str:
 
 
 def remove_pid_file(path: str) -> None:
-    """Nobody with our number is to be signalled any more."""
+    """Nobody with our number is to be signalled any more; a gpop that has started since is."""
     try:
-        os.unlink(path)
+        with open(path, "rb") as file:
+            is_ours = file.read(16) == b"%d\n" % os.getpid()
+        if is_ours:
+            os.unlink(path)
     except OSError:
         return  # there was none, or somebody was faster
 

@@ -7,11 +7,12 @@ import os
 import resource
 import signal
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.serving import PASSWORD, ROOT, Dialogue, Server, wait_until
+from tests.serving import PASSWORD, ROOT, Dialogue, Server, gpop_command, wait_until
 
 MESSAGE = b"Subject: one\n\nbody\n"
 A_REAL_TIME_SIGNAL = 40
@@ -283,3 +284,29 @@ def _waits_in(pid: int, call: str) -> bool:
     except OSError:
         return False
     return call in where or (where == "0" and state == "S")
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root: without it there is no broker.pid")
+def test_a_second_gpop_with_the_same_run_directory_does_not_start(make_server):
+    """It says why; broker.pid and the control socket stay the first one's. When that one stops, it may."""
+    server = make_server(server__grace_time_s=30)
+    run_dir, config = server.site.path / "run", str(server.site.config)
+    said = run_and_read("serve", "--config", config)
+    text = f"{run_dir}: another gpop (process {server.process.pid}) has it; each needs one of its own"
+    assert (said.returncode, said.stderr) == (1, f"gpop: server.run_dir: {text}\n")
+    assert (run_dir / "broker.pid").read_text() == f"{server.process.pid}\n"
+    assert run_and_read("who", "--config", config).returncode == 0
+    with server.login() as dialogue:
+        # Its session has the grace time, and the next gpop need not wait for that.
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for_event("shutdown_started")
+        with Server(server.site) as after:
+            dialogue.ask("QUIT")
+            server.stop()
+            assert (run_dir / "broker.pid").read_text() == f"{after.process.pid}\n"
+            assert run_and_read("who", "--config", config).returncode == 0
+
+
+def run_and_read(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run gpop to its end."""
+    return subprocess.run(gpop_command(*arguments), capture_output=True, text=True, check=False, timeout=60)
