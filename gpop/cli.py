@@ -26,12 +26,18 @@ COMMANDS = {
     "who": ("gpop.commands.who", "list the sessions that run"),
     "kick": ("gpop.commands.kick", "end the sessions of an account"),
     "user": ("gpop.commands.user", "switch POP3 off, or keep removed mail, for single accounts"),
-    "log": ("gpop.commands.log", "have the dialogue of an account logged for a while"),
+    "log": ("gpop.commands.log", "say where the log is, or have an account's dialogue logged for a while"),
     "virtusers": ("gpop.commands.virtusers", "show which account a login name means, or compile a map"),
     "report": ("gpop.commands.report", "say from the log how well the cache works, and what it costs whom"),
     "cache": ("gpop.commands.cache", "explain, verify or rebuild the statcache of a Maildir"),
     "uidl": ("gpop.commands.uidl", "take over unique-ids from another server, and show them"),
 }
+
+
+EPILOG = """\
+gpop COMMAND --help says more. To see it work: gpop demo. To set it up: /etc/gpop/gpop.toml, then gpop
+check-config and gpop serve; README.md and docs/operations.md go through it step by step.
+"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,9 +50,9 @@ class Parser(argparse.ArgumentParser):
 
 def parser(loaded: Collection[str]) -> argparse.ArgumentParser:
     """Return the command line of gpop; of the commands in `loaded` with what they take, which loads them."""
-    described = Parser(prog="gpop", description="A POP3 server for Maildir stores.")
+    described = Parser(prog="gpop", description="A POP3 server for Maildir stores.", epilog=EPILOG)
     described.add_argument("--version", action="version", version=f"gpop {__version__}")
-    commands = described.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = described.add_subparsers(dest="command", metavar="COMMAND")
     for name, (module, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
         if name in loaded:
@@ -58,6 +64,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command that the arguments name."""
     words = sys.argv[1:] if arguments is None else arguments
     # Only the command that was asked for is loaded.
-    parsed = parser([name for name in COMMANDS if name in words]).parse_args(words)
+    described = parser([name for name in COMMANDS if name in words])
+    parsed = described.parse_args(words)
+    if parsed.command is None:
+        described.print_help(sys.stderr)
+        return 2
     status: int = importlib.import_module(COMMANDS[parsed.command][0]).run(parsed)
     return status

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _action(actions, "list", "show the file's lines, those that can't be used on standard error")
     change = _action(actions, "set", "set something for an account; what else is set for it stays")
     change.add_argument("account", metavar="ACCOUNT", help=NAME_HELP)
-    text = "pop3=on|off, removal=unlink|.FOLDER, dialogue_until=TIME"
+    text = "pop3=on|off, removal=unlink|hide|.FOLDER, dialogue_until=TIME"
     change.add_argument("settings", nargs="+", metavar="KEY=VALUE", help=text)
     unset = _action(actions, "unset", "forget what is set for an account")
     unset.add_argument("account", metavar="ACCOUNT", help=NAME_HELP)

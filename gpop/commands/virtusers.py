@@ -32,7 +32,8 @@ LMDB_ENDING = ".lmdb"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line of `gpop virtusers`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    lookup = actions.add_parser("lookup", help="show each step from a login name to its account")
+    text = "show each step from a login name to its account"
+    lookup = actions.add_parser("lookup", help=text, description=text)
     lookup.add_argument("name", metavar="NAME", help="the name as a client gives it")
     lookup.add_argument(
         "--local",
@@ -41,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the address of this machine that the client connects to (for default_domains)",
     )
     lookup.add_argument("--config", metavar="FILE", default=DEFAULT_PATH, help="default: %(default)s")
-    build = actions.add_parser("build", help="compile the text of a map to LMDB, in place of the old one")
+    text = "compile the text of a map to LMDB, in place of the old one"
+    build = actions.add_parser("build", help=text, description=text)
     build.add_argument("source", metavar="FILE", help="the text; a map that is called lmdb:FILE then")
     build.add_argument("--output", metavar="FILE.lmdb", help="default: FILE.lmdb beside it")
     build.add_argument(

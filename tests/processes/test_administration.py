@@ -251,6 +251,24 @@ def test_the_dialogue_of_one_account(administered) -> None:
     assert len(server.events("command_received")) == 2
 
 
+def test_gpop_log_says_where_the_log_is_and_whose_dialogue_is_in_it(administered) -> None:
+    """Typed without arguments it is of use; with an account it answers for that one."""
+    server = administered()
+    assert "standard output" in gpop(server, "log").stdout
+    until = gpop(server, "log", "user0", "--debug", "on").stdout.split()[-1]
+    assert f"the dialogue of user0 is logged until {until}\n" in gpop(server, "log").stdout
+    assert gpop(server, "log", "user0").stdout == f"the dialogue of user0 is logged until {until}\n"
+    assert "is not logged" in gpop(server, "log", "user1").stdout
+    assert gpop(server, "log", "--debug", "on").returncode == 2
+    path = server.site.path / "gpop.log"
+    server.site.write_config(log__target="file", log__path=str(path))
+    gpop(server, "log", "user0", "--debug", "off")
+    said = f'The log is {path} (log.target = "file"):\n  tail -F {path}\n  gpop report {path}\n'
+    assert gpop(server, "log").stdout == said
+    server.site.write_config(log__level="debug")
+    assert "the dialogue of everybody is logged" in gpop(server, "log").stdout
+
+
 def test_each_removed_message_has_a_line(administered) -> None:
     """log.removals: whose, which, how large and how; without the setting there is none."""
     server = administered(log__removals=True)
