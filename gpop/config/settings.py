@@ -624,7 +624,8 @@ SETTINGS: tuple[Setting, ...] = (
         "Remember accepted passwords, so that a client which polls every minute does not cost a password "
         "hash each time.",
         "On: a password that was changed or locked elsewhere (LDAP, a database) still works until its entry "
-        "ends. Changes of /etc/shadow, /etc/passwd, a passwd-file or the PAM service file are seen at once.",
+        "ends. Changes of /etc/shadow, /etc/passwd, a passwd-file or the PAM service file are seen within "
+        "a second.",
     ),
     Setting(
         "accounts.cache.lifetime_s",
