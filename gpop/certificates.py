@@ -75,7 +75,8 @@ def load(chain_file: str, key_file: str, min_version: str, ciphers: str) -> Cert
         context.load_cert_chain(chain_file, key_file, password="")
         certificate = Certificate(chain_file, context, _facts_of(context))
     except (ssl.SSLError, ValueError, KeyError) as error:
-        raise Unusable(f"{chain_file} with {key_file}: {_in_words(error)}") from error
+        what = _what_is_missing(chain_file, key_file) or _in_words(error)
+        raise Unusable(f"{chain_file} with {key_file}: {what}") from error
     return certificate
 
 
@@ -107,13 +108,25 @@ def _client_of(context: ssl.SSLContext) -> ssl.SSLContext:
 # What OpenSSL and ssl say, and what it means to an administrator; the first that fits.
 IN_WORDS = {
     "KEY_VALUES_MISMATCH": "the key is not the certificate's",
-    "BAD_DECRYPT": "the key needs a pass phrase, which nobody can give here",
-    "NO_START_LINE": "no certificate, or no key, in PEM form in it",
-    "PEM lib": "no certificate, or no key, in PEM form in it",
+    "PEM lib": "the certificate, or the key, is damaged",
     "No cipher can be selected": "tls.ciphers names no cipher that there is",
     "NO_SHARED_CIPHER": "none of tls.ciphers fits the key",
     "unsuitable certificate purpose": "it is not for a server (its key usage), so no client would believe it",
 }
+
+
+def _what_is_missing(chain_file: str, key_file: str) -> str:
+    """Look at files that are not usable for what OpenSSL does not tell apart; "" if that is not it."""
+    with open(chain_file, "rb") as chain, open(key_file, "rb") as key:
+        of_chain, of_key = chain.read(), key.read()
+    if b"CERTIFICATE-----" not in of_chain:
+        return f"there is no certificate in PEM form in {chain_file}"
+    if b"PRIVATE KEY-----" not in of_key:
+        two = "; a certificate and its key in two files are a list of the two, within the list"
+        return f"there is no key in PEM form in {key_file}{two if chain_file == key_file else ''}"
+    if b"ENCRYPTED" in of_key:
+        return f"the key needs a pass phrase, which nobody can give here; openssl pkey -in {key_file} takes it off"
+    return ""
 
 
 def _in_words(error: Exception) -> str:

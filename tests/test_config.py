@@ -674,18 +674,25 @@ def test_good_certificates_are_silent(write: Write, authority: Authority) -> Non
 def test_what_is_wrong_with_a_certificate_is_said(write: Write, authority: Authority) -> None:
     """In words, with the place in the list."""
     chain, key = authority.issue("pop.example.org")
-    other = authority.issue("other.example.org")[1]
+    other_chain, other = authority.issue("other.example.org")
+    with_phrase, damaged = Path(key).with_name("phrase.key"), Path(key).with_name("damaged.key")
+    command = ["openssl", "pkey", "-in", key, "-aes128", "-passout", "pass:secret", "-out", str(with_phrase)]
+    subprocess.run(command, check=True, timeout=20)
+    damaged.write_text(Path(key).read_text()[:-40])
     for pair, problem in (
         ([chain, other], "the key is not the certificate's"),
-        ([chain, chain], "no certificate, or no key, in PEM form"),
-        ([key, key], "no certificate, or no key, in PEM form"),
+        (chain, f"there is no key in PEM form in {chain}; a certificate and its key in two files are a list"),
+        ([key, chain], f"there is no certificate in PEM form in {key}"),
+        ([chain, other_chain], f"there is no key in PEM form in {other_chain}\n"),
+        ([chain, str(with_phrase)], "the key needs a pass phrase"),
+        ([chain, str(damaged)], "the certificate, or the key, is damaged"),
         ([chain, "/nowhere.pem"], "/nowhere.pem can't be read: No such file"),
         (list(authority.issue("mail.example.org", usage="clientAuth")), "it is not for a server"),
     ):
         errors, _ = about_certificates(write, [list(authority.issue("a.example.org")), pair])
         assert len(errors) == 1, errors
         assert "tls.certificates[2]" in errors[0]
-        assert problem in errors[0]
+        assert problem in errors[0] + "\n"
     for value in (["chain.pem", "key.pem"], [chain], [chain, key, key], 7):
         assert (
             "expected"
