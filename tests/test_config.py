@@ -231,6 +231,15 @@ def test_a_mistake_in_the_toml_names_its_line(write: Write, text: str, line: int
     assert (problem.line, hint in problem.text) == (line, True), problem
 
 
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    """Nor are line ends of Windows: some editors write both."""
+    path = tmp_path / "gpop.toml"
+    path.write_bytes(b"\xef\xbb\xbf[server]\r\nfronts = 3\r\n")
+    read = reading.read(str(path))
+    assert [problem.key for problem in read.errors] == ["accounts.sources"]
+    assert read.values["fronts"] == 3
+
+
 def test_octets_that_are_not_utf_8_name_their_line(tmp_path: Path) -> None:
     """A file in Latin-1 says so instead of ending in a traceback."""
     path = tmp_path / "gpop.toml"

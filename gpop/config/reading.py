@@ -337,7 +337,8 @@ RFC_AUTOLOGOUT_S = 600
 
 def _text_of(path: str) -> str:
     with open(path, "rb") as file:
-        return file.read().decode("utf-8").replace("\r\n", "\n")
+        # Editors of Windows begin a file with the mark, and end its lines like this.
+        return file.read().decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n")
 
 
 def _explain_syntax(message: str, text: str) -> tuple[int, str]:
