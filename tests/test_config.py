@@ -847,3 +847,18 @@ def test_what_is_too_deep_or_too_large_is_a_problem_in_words(write: Write, text:
     """Each of these was a traceback: Python has limits of its own for nesting and for numbers."""
     found = reading.read(write(text + "\n"))
     assert any(words in problem.text for problem in found.errors)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root can give a file away")
+def test_files_that_decide_who_is_served_are_roots(write: Write, tmp_path: Path) -> None:
+    """Whose they are may let himself in as anybody: a warning names him, for config and passwd-file."""
+    users = tmp_path / "users"
+    users.touch(mode=0o600)
+    path = write(f'[[accounts.sources]]\ntype = "passwd-file"\npath = "{users}"\n[server]\nuser = "nobody"\n')
+    for uid, about in ((0, []), (61007, ["", "accounts.sources[1].path"])):
+        os.chown(users, uid, uid)
+        os.chown(path, uid, uid)
+        checked = reading.read(path)
+        machine.check(checked)
+        found = [problem for problem in checked.warnings if "belongs to uid 61007" in problem.text]
+        assert [problem.key for problem in found] == about

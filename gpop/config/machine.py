@@ -115,8 +115,19 @@ def _check_log_folder(reading: Reading, path: str) -> None:
 
 
 def _check_own_file(reading: Reading) -> None:
-    if os.stat(reading.path).st_mode & stat.S_IWOTH:
+    status = os.stat(reading.path)
+    if status.st_mode & stat.S_IWOTH:
         reading.error((), "everybody can write to this file, and root believes what it says; chmod o-w it")
+    if status.st_uid != 0:
+        text = f"this file belongs to {_name_of(status.st_uid)}, and root believes what it says; chown root it"
+        reading.warn((), text)
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def _check_ports(reading: Reading) -> None:
@@ -236,7 +247,11 @@ def _check_passwd_file(reading: Reading, where: tuple[str | int, ...], path: str
     if accounts.fault:
         reading.error(where, f"{accounts.fault}; expected a file of accounts (`gpop passwd` makes one)", path)
         return
-    mode = os.stat(path).st_mode
+    status = os.stat(path)
+    mode = status.st_mode
+    if status.st_uid not in (0, os.geteuid()):
+        text = f"it belongs to {_name_of(status.st_uid)}, who can give themselves any account; chown root it"
+        reading.warn(where, text, path)
     if mode & stat.S_IWOTH:
         reading.error(where, "everybody can write to it and give themselves any account; chmod o-w it", path)
     elif mode & stat.S_IROTH:
