@@ -125,7 +125,7 @@ def _what_is_missing(chain_file: str, key_file: str) -> str:
         two = "; a certificate and its key in two files are a list of the two, within the list"
         return f"there is no key in PEM form in {key_file}{two if chain_file == key_file else ''}"
     if b"ENCRYPTED" in of_key:
-        return f"the key needs a pass phrase, which nobody can give here; openssl pkey -in {key_file} takes it off"
+        return "the key needs a pass phrase, which nobody can give here; `openssl pkey` takes it off"
     return ""
 
 

@@ -218,7 +218,7 @@ def _open_maildir(maildir: bytes, uid: int) -> int:
 def _check_owner(word: str, path: bytes, owner: int, uid: int) -> None:
     if owner != uid:
         place = path.decode("utf-8", "backslashreplace")
-        raise CredentialsRefused(f"{word}: {place} belongs to uid {owner}, and the account has uid {uid}")
+        raise CredentialsRefused(f"{word} ({place} belongs to uid {owner}, and the account has uid {uid})")
 
 
 def _check_wholly_absent(maildir: bytes) -> None:
@@ -228,7 +228,7 @@ def _check_wholly_absent(maildir: bytes) -> None:
     except FileNotFoundError:
         return
     place = maildir.decode("utf-8", "backslashreplace")
-    raise CredentialsRefused(f"maildir_dangling: {place} is a symbolic link that leads nowhere")
+    raise CredentialsRefused(f"maildir_dangling ({place} is a symbolic link that leads nowhere)")
 
 
 def _verify_dropped(uid: int, gid: int) -> None:

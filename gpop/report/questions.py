@@ -214,7 +214,9 @@ class Questions:
 
     def faults(self) -> list[Row]:
         """What is logged as an error, or as a warning that is about no login; and each fault of a session."""
-        said = "coalesce(fault, problem, reason, signal, close_reason, '')"
+        # What is one fault of many accounts has the place of each at its end, in brackets.
+        fault = r"regexp_replace(fault, ' \(/.*$', '')"
+        said = f"coalesce({fault}, problem, reason, signal, close_reason, '')"
         return self.ask(
             "level event what times first last example",
             f"""SELECT coalesce(level, '') AS gravity, event, {said} AS what,

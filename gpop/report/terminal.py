@@ -100,7 +100,6 @@ def drawn(table: Table, rows: list[dict[str, Any]], width: int) -> RichTable:
             no_wrap=number,
             overflow="fold",
             min_width=_least(column, rows),
-            vertical="bottom",
         )
     for row in rows:
         result.add_row(*(_cell(row.get(column.key), column.kind) for column in columns))

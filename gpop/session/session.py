@@ -371,7 +371,7 @@ def _described(error: Exception, maildir: bytes = b"") -> str:
     """Say for the log what is wrong, and where: the jail hides from an error in the Maildir where that is."""
     text = str(error)
     if isinstance(error, OSError) and isinstance(error.filename, bytes):
-        text = f"{error.filename.decode('utf-8', 'backslashreplace')}: {error.strerror}"
+        text = f"{error.strerror} ({error.filename.decode('utf-8', 'backslashreplace')})"
     elif maildir and isinstance(error, errors.MaildropUnavailable):
-        text = f"{maildir.decode('utf-8', 'backslashreplace')}: {error}"
+        text = f"{error} ({maildir.decode('utf-8', 'backslashreplace')})"
     return f"{type(error).__name__}: {text}"[:500]

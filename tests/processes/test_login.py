@@ -133,7 +133,7 @@ def test_a_missing_folder_is_a_fault_not_an_empty_maildrop(server):
     closed = server.wait_for_event("session_closed")
     assert closed["close_reason"] == "unavailable" and closed["level"] == "error"
     where = server.site.maildir()
-    assert closed["fault"] == f"MaildropUnavailable: {where}: new/ can't be read: No such file or directory"
+    assert closed["fault"] == f"MaildropUnavailable: new/ can't be read: No such file or directory ({where})"
 
 
 def test_an_absent_maildir_is_empty(server):

@@ -215,6 +215,17 @@ def test_what_clients_did(tmp_path: Path, report: Run) -> None:
     ]
 
 
+def test_one_fault_of_many_accounts_is_one_line(tmp_path: Path, report: Run) -> None:
+    """A file system that is not mounted is a line, and not one for each home; the place stands in brackets."""
+    what = "CredentialsRefused: home_not_owned"
+    lines = [
+        session(close_reason="unavailable", level="error", fault=f"{what} (/home/{name} belongs to uid 0)")
+        for name in ("ann", "joe", "sue")
+    ]
+    found = report("--json", write(tmp_path / "log", *lines)).json()["faults"]
+    assert [(row["what"], row["times"]) for row in found] == [(what, 3)]
+
+
 def test_who_never_hits(tmp_path: Path, report: Run) -> None:
     """Three sessions without a hit are remarkable, with their commonest reason; two, or one hit, are not."""
     lines = [

@@ -90,8 +90,8 @@ def test_a_maildir_of_another_user_is_named_with_both_owners(site):
         site.maildir("user1").chmod(mode)
         said = in_child(BECOME, jail="maildir", **values).strip()
         assert said == (
-            f"CredentialsRefused maildir_not_owned: {site.maildir('user1')} belongs to uid {owner}, "
-            f"and the account has uid {UID}"
+            f"CredentialsRefused maildir_not_owned ({site.maildir('user1')} belongs to uid {owner}, "
+            f"and the account has uid {UID})"
         )
     # One's own that nobody may read is another matter.
     os.chown(site.maildir("user1"), UID, UID)
@@ -114,7 +114,7 @@ def test_an_unmounted_home_is_not_an_empty_maildrop(site):
     site.home("user1").chmod(0o755)
     values = {"uid": UID, "home": str(site.home("user1")), "maildir": str(site.maildir("user1"))}
     said = in_child(BECOME, jail="maildir", **values)
-    assert f"home_not_owned: {site.home('user1')} belongs to uid 0, and the account has uid {UID}" in said
+    assert f"home_not_owned ({site.home('user1')} belongs to uid 0, and the account has uid {UID})" in said
 
 
 def status_of(pid: int) -> dict[str, str]:
