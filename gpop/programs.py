@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 MAIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
 
 
+def installing(extra: str) -> str:
+    """
+    What to type where a package is missing, for the very Python that runs.
+
+    Another one's pip has no gpop yet, and would fetch whatever has that name where it looks.
+    """
+    return f"{sys.executable} -m pip install 'gpop[{extra}]'"
+
+
 def broker_command(arguments: Sequence[str]) -> list[str]:
     """The command line of the broker. Without `site`, whose pages would be copied into every session."""
     return [sys.executable, "-I", "-S", MAIN, "broker", *arguments]

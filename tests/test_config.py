@@ -353,7 +353,7 @@ def test_metrics_need_their_package(write: Write, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     (problem,) = machine_problems(path).errors
     assert (problem.key, problem.line) == ("metrics.listen", 5)
-    assert "pip install 'gpop[metrics]'" in problem.text
+    assert f"{sys.executable} -m pip install 'gpop[metrics]'" in problem.text
 
 
 def test_a_log_has_a_place_to_go(write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

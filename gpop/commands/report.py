@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpop import programs
 from gpop.events import printable_text
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 # Not /tmp, which may be memory; what lies there may be some hundred megabytes for a large log.
 TEMPORARY = "/var/tmp"
 AGO_S = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-MISSING = "it needs {}, which is not there: pip install 'gpop[report]'"
+MISSING = "it needs {}, which is not there; `{}` brings it"
 LONG_AGO, FAR_AWAY = datetime.datetime(1970, 1, 1), datetime.datetime(2200, 1, 1)
 
 
@@ -222,7 +223,7 @@ def _store(args: argparse.Namespace) -> Iterator[Store]:
             finally:
                 store.close()
     except ImportError as error:
-        raise Failed(MISSING.format(error.name)) from error
+        raise Failed(MISSING.format(error.name, programs.installing("report"))) from error
     except MissingExtra as error:
         raise Failed(str(error)) from error
     except OSError as error:

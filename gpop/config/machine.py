@@ -14,6 +14,7 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
+from gpop import programs
 from gpop.accounts.maps import grammar
 from gpop.accounts.maps.apart import run_apart
 from gpop.accounts.maps.errors import MapError
@@ -44,7 +45,7 @@ def check(reading: Reading) -> None:
     _check_user_settings(reading)
     _check_log(reading)
     if reading.values["metrics_listen"] and importlib.util.find_spec("prometheus_client") is None:
-        text = "prometheus-client is not installed; pip install 'gpop[metrics]' brings it"
+        text = f"prometheus-client is not installed; `{programs.installing('metrics')}` brings it"
         reading.error(("metrics", "listen"), text, reading.values["metrics_listen"])
     for key, text_grammar in MAP_GRAMMARS.items():
         for where, name in reading.elements[key]:
@@ -119,7 +120,7 @@ def _check_own_file(reading: Reading) -> None:
     if status.st_mode & stat.S_IWOTH:
         reading.error((), "everybody can write to this file, and root believes what it says; chmod o-w it")
     if status.st_uid != 0:
-        text = f"this file belongs to {_name_of(status.st_uid)}, and root believes what it says; chown root it"
+        text = f"it belongs to {_name_of(status.st_uid)}, and root believes what it says; chown root it"
         reading.warn((), text)
 
 

@@ -711,7 +711,7 @@ SETTINGS: tuple[Setting, ...] = (
         [],
         ListOf(ListenAddress(), may_be_empty=True),
         'Addresses and ports at which metrics can be had, such as "127.0.0.1:9610". Empty: nothing is '
-        "counted. Needs the extra `metrics` (pip install 'gpop[metrics]').",
+        "counted. Needs the extra `metrics` (requirements-extras.txt has it).",
         "Whoever can reach it sees how much mail is fetched here, and how often logins fail; nobody's name. "
         "There is no password to it: leave it on loopback, or behind a firewall.",
     ),

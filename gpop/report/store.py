@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from gpop import programs
 from gpop.report import inputs
 from gpop.report.columns import FIELDS, TIME
 from gpop.report.inputs import BadInput, Input
@@ -77,7 +78,7 @@ class Store:
             import duckdb
         except ImportError as error:
             raise MissingExtra(
-                f"it needs {error.name}, which is not there: pip install 'gpop[report]'"
+                f"it needs {error.name}, which is not there; `{programs.installing('report')}` brings it"
             ) from error
         self.folder = folder
         self.error = duckdb.Error

@@ -216,7 +216,7 @@ def test_what_clients_did(tmp_path: Path, report: Run) -> None:
 
 
 def test_one_fault_of_many_accounts_is_one_line(tmp_path: Path, report: Run) -> None:
-    """A file system that is not mounted is a line, and not one for each home; the place stands in brackets."""
+    """A file system that is not mounted is a line, and not one for each home: places are in brackets."""
     what = "CredentialsRefused: home_not_owned"
     lines = [
         session(close_reason="unavailable", level="error", fault=f"{what} (/home/{name} belongs to uid 0)")

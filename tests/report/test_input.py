@@ -280,7 +280,7 @@ def test_a_missing_package_is_named(tmp_path: Path, driven: Driven, missing: str
     assert done.returncode == 2
     assert (
         missing in done.stderr
-        and "pip install 'gpop[report]'" in done.stderr
+        and f"`{sys.executable} -m pip install 'gpop[report]'` brings it" in done.stderr
         and "Traceback" not in done.stderr
     )
 

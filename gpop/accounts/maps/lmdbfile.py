@@ -16,6 +16,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
+from gpop import programs
 from gpop.accounts.maps.errors import MapError
 from gpop.accounts.maps.octets import MapOctets
 
@@ -41,7 +42,7 @@ def library() -> Any:
         import lmdb
     except ImportError:
         raise LmdbMissing(
-            "lmdb: the Python package lmdb is not installed: pip install 'gpop[maps]'"
+            f"lmdb: the Python package lmdb is not installed; `{programs.installing('maps')}` brings it"
         ) from None
     return lmdb
 
