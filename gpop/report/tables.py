@@ -192,7 +192,7 @@ TABLES = (
             Column("cache_ms", "opening ms", MS),
             Column("auth_ms", "login ms", MS, False),
             Column("messages", "messages", COUNT, False),
-            Column("retr", "fetched", COUNT),
+            Column("retr", "fetched", COUNT, False),
             Column("octets_sent", "sent", OCTETS),
             Column("close_reason", "ended by", TEXT, False),
             Column("peer", "address", TEXT, False),

@@ -93,6 +93,17 @@ def test_figures_are_whole_at_80_columns(tmp_path: Path, report: Run) -> None:
     assert "11-20 00:00" in shown and "9,876" in shown and "10.0 GB" in shown and "\u2026" not in shown
 
 
+@pytest.mark.parametrize("name", ["user00016", "somebody.with.a.long.name@example.org"])
+def test_no_figure_loses_its_unit(tmp_path: Path, report: Run, name: str) -> None:
+    """Of the slowest sessions on 80 columns: what has no room is left out, and not "319.6" for kB."""
+    line = session(account=name, cache="rebuild", cache_ms=73.2, octets_sent=319_600, retr=50)
+    shown = report(write(tmp_path / "log", line)).out
+    rows = shown[shown.index("The slowest sessions") : shown.index("What clients did")].splitlines()
+    assert len(rows) > 4 and max(map(len, rows)) <= 80
+    assert "sent" not in rows[2].split() or any(row.rstrip().endswith(" 319.6 kB") for row in rows)
+    assert name != "user00016" or "sent" in rows[2].split()
+
+
 @pytest.mark.parametrize("width", [80, 120, 170, 200])
 def test_every_column_has_room(
     tmp_path: Path, report: Run, monkeypatch: pytest.MonkeyPatch, width: int
