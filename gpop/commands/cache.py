@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _failed(path: str, error: Exception) -> int:
-    print(f"gpop cache: {owner.shown(path)}: {error}", file=sys.stderr)
+    print(f"gpop cache: {owner.shown(path)}: {owner.words_of(error, path)}", file=sys.stderr)
     return 1
 
 

@@ -63,7 +63,10 @@ def run(args: argparse.Namespace) -> int:
             _set(args.config, os.fsencode(args.account), args.debug == "on", args.minutes)
         else:
             _show(args.config, args.account)
-    except (asking.CommandFailed, OSError, OverflowError) as error:
+    except OSError as error:
+        print(f"gpop log: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    except (asking.CommandFailed, OverflowError) as error:
         print(f"gpop log: {error}", file=sys.stderr)
         return 1
     return 0

@@ -32,6 +32,16 @@ def shown(path: str) -> str:
     return printable(os.fsencode(path), MAX_PATH_OCTETS)
 
 
+def words_of(error: Exception, path: str) -> str:
+    """Say what is wrong, behind `path`, which was named on the command line."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    if place in ("", path, os.path.abspath(path)):
+        return error.strerror
+    return f"{shown(place)}: {error.strerror}"
+
+
 def enter(path: str) -> int:
     """Become the Maildir's owner, if there is root to give up, and return its descriptor."""
     absolute = os.path.abspath(path)

@@ -163,7 +163,7 @@ def _check(args: argparse.Namespace) -> None:
     """Raise Failed with all that can't be."""
     from gpop.report.tables import TABLES
 
-    problems = [] if args.logs else ["name a LOG, or - for standard input"]
+    problems = [] if args.logs else ["name a LOG (`gpop log` says where it is), or - for standard input"]
     if args.csv is not None and args.csv not in [table.name for table in TABLES]:
         problems.append(f"--csv takes the name of a table, one of\n{_table_names()}")
     if args.since and args.until and args.since >= args.until:

@@ -157,5 +157,5 @@ def _import(maildir: str, args: argparse.Namespace, wanted: Wanted) -> Report:
         if made.added and not args.dry_run:
             importfile.add(dir_fd, made.added)
     except FORESEEN as error:
-        return {"failed": f"{error}"}
+        return {"failed": owner.words_of(error, maildir)}
     return report_of(made, args.verbose)

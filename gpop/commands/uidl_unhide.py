@@ -32,7 +32,8 @@ def run(args: argparse.Namespace) -> int:
         finally:
             os.close(dir_fd)
     except (Refused, OSError, BadImport, errors.MaildropError) as error:
-        print(f"gpop uidl: {owner.shown(args.maildir)}: {error}", file=sys.stderr)
+        words = owner.words_of(error, args.maildir)
+        print(f"gpop uidl: {owner.shown(args.maildir)}: {words}", file=sys.stderr)
         return 1
     if not count:
         print(f"gpop uidl: {owner.shown(args.maildir)}: no such message is hidden", file=sys.stderr)

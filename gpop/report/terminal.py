@@ -50,6 +50,8 @@ def show(report: dict[str, Any], console: Console) -> None:
         if name == "over_time":
             named = zip(rows, words.periods(report), strict=True)
             rows = [row | {"start": start} for row, start in named][-MOST_PERIODS:]
+        if name == "by_messages" and not report["sessions"]["sessions"]:
+            continue  # size classes, and nothing in any of them
         if name == "by_hour":
             rows = [row for row in rows if row["sessions"]]
         if rows:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gpop import cli
 from gpop.commands import cache as cache_command
 from gpop.commands import owner
 from gpop.maildrop import cachefile, importfile, opening, statcache
@@ -213,6 +214,14 @@ def test_faults_in_words(own: Store, capsys: pytest.CaptureFixture[str]) -> None
     (own.path / "cur").rmdir()
     assert run(own, "show") == 1
     assert f"{own.path}: cur/ can't be read: No such file" in capsys.readouterr().err
+
+
+def test_a_path_that_is_not_there_is_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In plain words, by each command that takes one."""
+    path = tmp_path / "nowhere"
+    for words in (["cache", "show"], ["uidl", "show"], ["uidl", "unhide"]):
+        assert cli.main([*words, str(path)]) == 1
+        assert capsys.readouterr().err == f"gpop {words[0]}: {path}: No such file or directory\n"
 
 
 def test_paths_through_links_are_refused(
