@@ -169,13 +169,14 @@ class PamSource:
             # Before PAM: nobody gets to try root's password here.
             return Refused(AUTH, reason, self.kind)
         if not self.has_file():
-            raise SourceUnavailable(f"PAM service {self.service} has no file any more")
+            raise SourceUnavailable(f"/etc/pam.d/{self.service} is not there any more")
         if request.password is None:
             answer = self._pam.check_account(self.service, request.name, request.peer)
         else:
             answer = self._pam.check(self.service, request.name, request.password, request.peer)
         if answer.code:
-            return Refused(answer.code, answer.reason, self.kind, answer.detail)
+            detail = f"PAM service {self.service}: {answer.detail}"
+            return Refused(answer.code, answer.reason, self.kind, detail)
         groups = self._limits.valid_groups(nss.groups(user))
         maildir = self._limits.maildir.encode()
         return _account(user.name, user.uid, user.gid, groups, user.home, maildir, self.kind)

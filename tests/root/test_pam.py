@@ -94,6 +94,19 @@ def test_a_password_outside_ascii_as_it_was_set_or_prepared(
     assert isinstance(wrong, Refused) and wrong.reason == "wrong_password"
 
 
+def test_an_outage_names_the_service(service: Service, users: Users) -> None:
+    """In the log: a module that is not installed, and a service whose file is gone."""
+    user, name = users.add(), service("auth required pam_not_there.so\n")
+    source = PamSource(name, Limits(1000, 100, "Maildir"))
+    refused = decide([source], Request(user, b"x", PEER))
+    assert isinstance(refused, Refused) and refused.code == SYS_TEMP
+    assert refused.detail.startswith(f"PAM service {name}: ")
+    (DIRECTORY / name).unlink()
+    refused = decide([source], Request(user, b"x", PEER))
+    assert isinstance(refused, Refused) and refused.code == SYS_TEMP
+    assert refused.detail == f"/etc/pam.d/{name} is not there any more"
+
+
 def test_an_unknown_user(service: Service) -> None:
     """Refused, and in whatever octets."""
     for name in (b"gpop-nobody", b"\xff\xfe", b"a" * 255):
