@@ -16,7 +16,7 @@ import mmap
 import os
 
 from gpop import signals
-from gpop.maildrop import errors, maildir
+from gpop.maildrop import errors, maildir, names
 from gpop.maildrop.statcache import LIST_STATUS, UIDL_STATUS
 from gpop.pop3 import decisions, encoding, wire
 from gpop.pop3.commands import NO_POLICIES, Offer
@@ -44,12 +44,17 @@ NOT_REMOVED = wire.err("Some deleted messages not removed")
 VANISHED = wire.err("That message is gone")
 UNREADABLE = wire.err("That message can't be read", "SYS/PERM")
 CHANGED = wire.err("That message has changed on disk, please try again later", "SYS/TEMP")
+# So many messages of a session that can't be sent are named in the log.
+MOST_UNREADABLE = 10
 
 
 class Conversation:
     """The conversation over an open maildrop."""
 
-    __slots__ = ("_utf8_needed", "opened", "reader", "report", "speech", "stream", "transaction")
+    __slots__ = (
+        *("_unreadable", "_utf8_needed"),
+        *("opened", "reader", "report", "speech", "stream", "transaction"),
+    )
 
     def __init__(
         self,
@@ -73,6 +78,7 @@ class Conversation:
         offer = Offer(policies=policies)
         self.transaction = Transaction(opened.maildrop, offer, speech, needs_utf8)
         self._utf8_needed: dict[int, bool] = {}  # by index, as far as it was asked for
+        self._unreadable: set[int] = set()  # what was asked for and could not be sent
 
     # Speaking
 
@@ -141,9 +147,11 @@ class Conversation:
             message = self.opened.message(index)
         except errors.MessageVanished:
             self._reply(VANISHED)
-        except errors.MessageUnreadable:
+        except errors.MessageUnreadable as error:
+            self._note_unreadable(index, errno.errorcode.get(error.errno, "no_regular_file"))
             self._reply(UNREADABLE)
         except errors.MessageChanged:
+            self._note_unreadable(index, "changed")
             self._reply(CHANGED)
         else:
             try:
@@ -153,6 +161,16 @@ class Conversation:
                     self._top(message, line_count)
             finally:
                 os.close(message.fd)
+
+    def _note_unreadable(self, index: int, reason: str) -> None:
+        """Have it logged: once for a message, the first few of a session. A client may ask for ever."""
+        if index in self._unreadable or len(self._unreadable) >= MOST_UNREADABLE:
+            return
+        self._unreadable.add(index)
+        location = self.opened.maildrop.location(index)
+        name = location.name.decode("ascii", "backslashreplace")
+        detail = f"message={index + 1} reason={reason} file={names.FOLDERS[location.folder]}/{name}"
+        self.report.note("message_unreadable", detail)
 
     def _retr(self, index: int, message: maildir.OpenMessage) -> None:
         """Send a whole message, counting its octets as LIST counts them (RFC 1939 §11)."""

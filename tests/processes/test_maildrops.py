@@ -344,8 +344,8 @@ def test_a_message_that_became_something_else_is_not_served(server, kind):
 
 
 def test_an_unreadable_message_stays_listed(server):
-    """RETR and TOP say [SYS/PERM], every time; the others are served, and it can be removed."""
-    site = server.site
+    """RETR and TOP say [SYS/PERM], every time, and the log once; the others are served, it can be removed."""
+    site, notes = server.site, len(server.events("message_unreadable"))
     unreadable, other = site.deliver(MESSAGE), site.deliver(MESSAGE)
     path_of(site, unreadable).chmod(0)
     for _ in range(2):
@@ -357,6 +357,8 @@ def test_an_unreadable_message_stays_listed(server):
     dialogue.ask("DELE 1")
     assert quit_session(server, dialogue).startswith(b"+OK")
     assert site.files() == [other + ":2,S"]
+    wait_until(lambda: len(noted(server, "message_unreadable", notes)) > 0)
+    assert noted(server, "message_unreadable", notes) == [f"message=1 reason=EACCES file=new/{unreadable}"]
 
 
 # Other programs at the same time
