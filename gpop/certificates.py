@@ -117,8 +117,11 @@ IN_WORDS = {
 
 def _what_is_missing(chain_file: str, key_file: str) -> str:
     """Look at files that are not usable for what OpenSSL does not tell apart; "" if that is not it."""
-    with open(chain_file, "rb") as chain, open(key_file, "rb") as key:
-        of_chain, of_key = chain.read(), key.read()
+    try:
+        with open(chain_file, "rb") as chain, open(key_file, "rb") as key:
+            of_chain, of_key = chain.read(), key.read()
+    except OSError:
+        return ""  # being renewed at this moment
     if b"CERTIFICATE-----" not in of_chain:
         return f"there is no certificate in PEM form in {chain_file}"
     if b"PRIVATE KEY-----" not in of_key:

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             _show(args.config, args.account)
     except OSError as error:
-        print(f"gpop log: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"gpop log: {error.filename or args.config}: {error.strerror or error}", file=sys.stderr)
         return 1
     except (asking.CommandFailed, OverflowError) as error:
         print(f"gpop log: {error}", file=sys.stderr)

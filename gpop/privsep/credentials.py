@@ -16,9 +16,13 @@ import os
 import resource
 import stat
 
+from gpop.events import printable
+
 # A session needs 0-2, the stream, the channel, the Maildir, the cache, a message, a temporary
 # file and a directory being listed; the rest is room for the interpreter.
 SESSION_DESCRIPTORS = 32
+# Of a path in what an error says: users choose names.
+MAX_PATH_OCTETS = 300
 
 
 class CredentialsRefused(Exception):
@@ -217,7 +221,7 @@ def _open_maildir(maildir: bytes, uid: int) -> int:
 
 def _check_owner(word: str, path: bytes, owner: int, uid: int) -> None:
     if owner != uid:
-        place = path.decode("utf-8", "backslashreplace")
+        place = printable(path, MAX_PATH_OCTETS)
         raise CredentialsRefused(f"{word} ({place} belongs to uid {owner}, and the account has uid {uid})")
 
 
@@ -227,7 +231,7 @@ def _check_wholly_absent(maildir: bytes) -> None:
         os.lstat(maildir)
     except FileNotFoundError:
         return
-    place = maildir.decode("utf-8", "backslashreplace")
+    place = printable(maildir, MAX_PATH_OCTETS)
     raise CredentialsRefused(f"maildir_dangling ({place} is a symbolic link that leads nowhere)")
 
 

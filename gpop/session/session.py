@@ -15,6 +15,7 @@ import resource
 import time
 
 from gpop import languages, signals
+from gpop.events import printable
 from gpop.maildrop import errors, hit, lock, opening
 from gpop.pop3 import wire
 from gpop.pop3.commands import policies
@@ -371,7 +372,7 @@ def _described(error: Exception, maildir: bytes = b"") -> str:
     """Say for the log what is wrong, and where: the jail hides from an error in the Maildir where that is."""
     text = str(error)
     if isinstance(error, OSError) and isinstance(error.filename, bytes):
-        text = f"{error.strerror} ({error.filename.decode('utf-8', 'backslashreplace')})"
+        text = f"{error.strerror} ({printable(error.filename)})"
     elif maildir and isinstance(error, errors.MaildropUnavailable):
-        text = f"{error} ({maildir.decode('utf-8', 'backslashreplace')})"
+        text = f"{error} ({printable(maildir)})"
     return f"{type(error).__name__}: {text}"[:500]

@@ -99,6 +99,14 @@ def test_a_maildir_of_another_user_is_named_with_both_owners(site):
     assert in_child(BECOME, jail="maildir", **values).startswith("PermissionError")
 
 
+def test_a_refusal_has_no_control_characters(tmp_path):
+    """Users choose names; what is said of them is printed on root's terminal by commands."""
+    maildir = tmp_path / "Mail\x1b[31mdir"
+    maildir.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(credentials.CredentialsRefused, match=r"maildir_dangling \(.*Mail\\x1b\[31mdir is a"):
+        credentials.open_own_maildir(os.geteuid(), os.fsencode(tmp_path), os.fsencode(maildir))
+
+
 def test_low_ids_are_refused(site):
     """uid 0, and everything below first_valid_uid and first_valid_gid, gets no session."""
     home, maildir = os.fsencode(site.home("user1")), os.fsencode(site.maildir("user1"))
