@@ -105,6 +105,7 @@ EVENTS_OF_BROKER = {
 }
 EVENTS_OF_ALL = {
     "frame_rejected": "a gpop process sent what no correct one sends; its conversation was ended",
+    "descriptors_exhausted": "a process had no descriptor free for what it was handed (LimitNOFILE)",
     "log_lines_dropped": "the log could not be written for a while; so many lines are missing",
     "process_fault": "an unexpected error ended a process or a connection",
 }

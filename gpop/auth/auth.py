@@ -9,7 +9,7 @@ never waits for a front, a checker, PAM or a file system of a user's; passwords 
 and in checkers, in no other process of root's.
 
 What executes as root here: auth.*, accounts.*, privsep.messages, privsep.channel,
-events, and the PAM and NSS modules of the system. It does not know POP3 and reads no octet
+privsep.shortage, events, and the PAM and NSS modules of the system. It does not know POP3 and reads no octet
 of a client's stream.
 """
 
@@ -37,6 +37,7 @@ from gpop.auth.attempt import Attempt
 from gpop.auth.deciding import Decider
 from gpop.config import AuthSettings
 from gpop.privsep import channel, messages
+from gpop.privsep.shortage import Shortage
 from gpop.programs import read_settings
 from gpop.tally import Tally
 
@@ -102,6 +103,7 @@ class Auth:
         log: events.Log,
     ) -> None:
         self.log = log
+        self.shortage = Shortage(log)
         self.broker: socket.socket | None = control
         self.fronts: dict[int, socket.socket] = {}
         self.front_pids: dict[int, int] = {}  # by the descriptor of its login socket, as the broker says
@@ -199,6 +201,9 @@ class Auth:
             frame, fds = channel.receive(self.broker)
         except BlockingIOError:
             return
+        except channel.ShortOfDescriptors as short:
+            self._tell_broker(self.shortage.lost_from_broker(short.octets))
+            return
         except (channel.ChannelClosed, messages.BadFrame, OSError):
             self._broker_gone()
             return
@@ -217,7 +222,10 @@ class Auth:
             self.log.write("frame_rejected", "error", sender="broker", problem=f"{frame!r} is not for auth")
 
     def _attach(self, fd: int, front_pid: int) -> None:
-        """Take over a new front's login socket."""
+        """Take over a front's login socket; it has one, and another one comes only when that was lost."""
+        for old, pid in tuple(self.front_pids.items()):
+            if pid == front_pid:
+                self._end_front(self.fronts[old])
         front = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd)
         front.setblocking(False)
         self.fronts[fd], self.front_pids[fd] = front, front_pid
@@ -276,6 +284,10 @@ class Auth:
         try:
             frame, fds = channel.receive(front, MAX_LOGIN_OCTETS)
         except BlockingIOError:
+            return
+        except channel.ShortOfDescriptors:
+            # The front sees that the session channel has closed, and refuses the login with [SYS/TEMP].
+            self.shortage.lost("front", "a login")
             return
         except channel.ChannelClosed:
             self._end_front(front)

@@ -30,6 +30,7 @@ from gpop.broker.tallies import Lent, Tallies
 from gpop.broker.watching import LOOK_S, FileWatch
 from gpop.events import Log, place
 from gpop.privsep import channel, messages
+from gpop.privsep.shortage import Shortage
 from gpop.programs import read_settings
 from gpop.tally import Tally
 
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 # After the grace time sessions are told to end; what is left after this long is killed.
 END_TIMEOUT_S = 5.0
+# Of what is ready so many are looked at in a turn of the loop; the kernel has the others take theirs.
+MOST_READY = 16
 # How late a session's death, or a process's, may be noticed while nobody logs in.
 POLL_MS = 100
 # How often session processes that wait for another login are looked after.
@@ -62,7 +65,7 @@ class Broker:
         self.config_path = config_path
         self.log = log
         self.log_settings = log_settings  # those of the start: where the log goes, no reload changes
-        self.poller = select.poll()
+        self.poller = select.epoll()
         self.handlers: dict[int, Callable[[], None]] = {}
         self.listening: Listening = {}
         self.generations: list[Generation] = []
@@ -75,6 +78,7 @@ class Broker:
         self.succession = Succession(self)
         self.manager = ServiceManager("", 0)
         self.health = Health(self)
+        self.shortage = Shortage(log)
         # Sockets that we were given: then the config has no say in what is listened on.
         self.inherited: Listening = {}
         self.one_connection = False  # they are one connection, as from inetd, and we end with it
@@ -182,7 +186,7 @@ class Broker:
 
     def watch(self, fd: int, handler: Callable[[], None]) -> None:
         self.handlers[fd] = handler
-        self.poller.register(fd, select.POLLIN)
+        self.poller.register(fd, select.EPOLLIN)
 
     def unwatch(self, fd: int) -> None:
         del self.handlers[fd]
@@ -202,7 +206,7 @@ class Broker:
     def run(self) -> int:
         """Handle what happens until gpop has stopped; returns the exit status."""
         while not self._stopped():
-            for fd, _ in self.poller.poll(self._poll_timeout_ms()):
+            for fd, _ in self.poller.poll(self._poll_timeout_ms() / 1000, MOST_READY):
                 # A handler may have closed what a later one of this round was for.
                 handler = self.handlers.get(fd)
                 if handler:
@@ -319,6 +323,13 @@ class Broker:
             return
         except BlockingIOError:
             return
+        except channel.ShortOfDescriptors as short:
+            if process.name == "auth" and messages.kind_of(short.octets) == messages.SERVE:
+                # The front sees that the session channel has closed, and refuses the login with [SYS/TEMP].
+                self.shortage.lost("auth", "an accepted login")
+            else:
+                self.reject(process, "descriptors, and it has none to send")
+            return
         except (messages.BadFrame, OSError) as error:
             self.reject(process, str(error))
             return
@@ -337,6 +348,8 @@ class Broker:
             self.health.answered(process)
         elif kind == messages.CUT_OFF and process.name in ("auth", "log") and not fds:
             self.health.cut_off(process, octets)
+        elif kind == messages.LOST and not fds:
+            self.health.lost(process, octets)
         elif kind == messages.LOOK and process.name == "metrics" and not fds:
             self.health.look_for_metrics(time.monotonic())
         else:

@@ -92,11 +92,12 @@ class Control:
         self._unwatch(fd)
         client = self._clients.pop(fd)
         try:
-            frame, _ = channel.receive(client, MAX_REQUEST_OCTETS)
+            frame, fds = channel.receive(client, MAX_REQUEST_OCTETS)
+            channel.close_all(fds)  # none is of any use here
             self._answer(client, frame)
         except (channel.ChannelClosed, OSError):
             return
-        except messages.BadFrame as error:
+        except (messages.BadFrame, channel.ShortOfDescriptors) as error:
             self._log.write("frame_rejected", "error", sender="control", problem=str(error))
         finally:
             client.close()

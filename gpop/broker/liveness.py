@@ -92,7 +92,7 @@ class Liveness:
 
 
 class Health:
-    """Asks all processes now and then, and acts upon what they answer, or do not."""
+    """Asks all processes now and then, acts upon what they answer, or do not, and repeats what was lost."""
 
     __slots__ = ("_liveness", "_server")
 
@@ -117,6 +117,9 @@ class Health:
         serving = [generation for generation in server.generations if generation.state == SERVING]
         if any(generation.answers() for generation in serving):
             server.manager.well()
+        for process in server.processes.values():
+            if process.lost:
+                process.generation.send_again(process)
         for process in self._liveness.look(server.processes.values(), now):
             problem = "it does not answer" if process.ready else "it did not become ready"
             server.log.write("process_stuck", "error", stuck=process.name, pid=process.pid, problem=problem)
@@ -148,6 +151,19 @@ class Health:
                 if by is generation.log_process:
                     process.close_log_pipe()
                 self._server.reject(process, f"{by.name} has ended the conversation with it")
+
+    def lost(self, process: Process, octets: bytes) -> None:
+        """It had no descriptor free for what it was sent. At the next look that is sent again."""
+        try:
+            fields = messages.fields_of(octets, messages.LOST)
+        except messages.BadFrame as error:
+            self._server.reject(process, str(error))
+            return
+        kind, pid = fields["frame_kind"], fields["pid"]
+        if process.generation.has_sent(process, kind, pid):
+            process.lost.add((kind, pid))
+        else:
+            self._server.reject(process, f"it was sent no frame of kind {kind} about process {pid}")
 
     def look_for_metrics(self, now: float) -> None:
         """Somebody asks whether all is well: each process says so for itself, if it can."""

@@ -171,7 +171,8 @@ class Reuse:
         except channel.ChannelClosed:
             self._let_go(process)
             return
-        except messages.BadFrame as error:
+        except (messages.BadFrame, channel.ShortOfDescriptors) as error:
+            # The second as well: it has no descriptor to send.
             self._reject(process, str(error))
             return
         if octets == session.FREE and not fds and not process.free_since:

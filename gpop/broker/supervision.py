@@ -49,13 +49,14 @@ class Process:
         holds_log: it writes the log itself.
         log_pipe: if not, the end from which its lines are read; -1: there is none, or none any more.
         ready: it has said that it is warmed and waits.
+        lost: what it had no descriptor for, and is to be sent again: (kind of the frame, process id in it).
         asked, missed: whether an answer to ALIVE is due, and at how many looks it has not been there.
         untold: a frame that it could not be sent, and will be when it is asked next.
     """
 
     __slots__ = (
-        *("asked", "control", "generation", "holds_log", "log_pipe", "missed", "name", "pid", "ready"),
-        *("started", "tally", "untold"),
+        *("asked", "control", "generation", "holds_log", "log_pipe", "lost", "missed", "name", "pid"),
+        *("ready", "started", "tally", "untold"),
     )
 
     def __init__(
@@ -70,6 +71,7 @@ class Process:
         self.asked = False
         self.missed = 0
         self.untold = b""
+        self.lost: set[tuple[int, int]] = set()
         self.tally: Lent | None = None
         self.holds_log = True
         self.log_pipe = -1
@@ -209,7 +211,7 @@ class Generation:
         if process.log_pipe >= 0:
             self._hand_over_pipes([(process.log_pipe, name, process.pid)])
         if self.state == SERVING and name in ("auth", "front"):
-            self._connect(self.fronts if name == "auth" else [process])
+            self._connect(self.fronts if name == "auth" else [process], again=name == "auth")
         return process
 
     def _start_process(self, name: str, lent: Lent | None, now: float) -> Process:
@@ -324,24 +326,53 @@ class Generation:
         self.state = SERVING
         self._connect(self.fronts)
 
-    def _connect(self, fronts: Sequence[Process]) -> None:
-        """Give each front and auth the two ends of a new login socket."""
+    def _connect(self, fronts: Sequence[Process], again: bool = False) -> None:
+        """Give each front and auth the two ends of a new login socket; `again`: the fronts had one before."""
         if self.auth is None:
             return
         for front in fronts:
             octets = messages.encode(messages.ATTACH, front=front.pid)
             try:
                 fronts_end, auths_end = channel.pair()
-            except OSError:
-                # Useless as it is. When it is started again there may be descriptors, or memory, to be had.
-                os.kill(front.pid, signals.KILL)
+            except OSError as error:
+                self._not_connected(front, error.strerror or "", again)
                 continue
             if not (
                 self.auth.tell(octets, [auths_end.fileno()]) and front.tell(octets, [fronts_end.fileno()])
             ):
-                os.kill(front.pid, signals.KILL)
+                self._not_connected(front, "one can't be told", again)
             fronts_end.close()
             auths_end.close()
+
+    def _not_connected(self, front: Process, problem: str, again: bool) -> None:
+        """There can be no way between a front and auth now: for want of descriptors, or of memory."""
+        if not again:
+            # Useless as it is, and it has taken nobody's connection: another one is started in a moment.
+            os.kill(front.pid, signals.KILL)
+            return
+        # Until the next look its logins are refused; its sessions inside TLS are not ended for that.
+        front.lost.add((messages.ATTACH, front.pid))
+        problem = f"front {front.pid} has no way to auth, it will be tried again: {problem}"
+        self.log.write("process_fault", "error", problem=problem)
+
+    def has_sent(self, process: Process, kind: int, pid: int) -> bool:
+        """Whether such a frame is sent to that process: no way of others, and no log that it does not hold."""
+        if kind == messages.ATTACH:
+            return pid in [front.pid for front in self.fronts if process in (front, self.auth)]
+        if kind == messages.WRITER:
+            return process is self.log_process
+        return kind == messages.LOG and process.holds_log
+
+    def send_again(self, process: Process) -> None:
+        """Send a process what it had no descriptor for."""
+        lost, process.lost = process.lost, set()
+        for kind, pid in lost:
+            if kind == messages.ATTACH:
+                self._connect([front for front in self.fronts if front.pid == pid], again=True)
+            elif kind == messages.WRITER:
+                self._hand_over_pipes([each for each in self.unread + self._pipes() if each[2] == pid])
+            else:
+                process.tell(messages.encode(messages.LOG), [self.log.fd])
 
     def ended(self, process: Process, now: float) -> float | None:
         """Forget a process that ended; returns the seconds until it is started again, None if never."""

@@ -144,6 +144,7 @@ def _process_as_plain(process: Process, lent: Sequence[Lent]) -> dict[str, Any]:
         "tally": lent.index(process.tally) if process.tally else None,
         "holds_log": process.holds_log,
         "log_pipe": process.log_pipe,
+        "lost": [*process.lost],
     }
 
 
@@ -180,6 +181,7 @@ def _process_from_plain(each: dict[str, Any], generation: Generation, tallies: T
     process = Process(each["name"], each["pid"], control, generation, each["started"])
     process.ready, process.asked = each["ready"], each["asked"]
     process.holds_log, process.log_pipe = each.get("holds_log", True), each.get("log_pipe", -1)
+    process.lost.update(each.get("lost", ()))
     if tallies and each["tally"] is not None:
         process.tally = tallies.all[each["tally"]]
     return process

@@ -65,5 +65,5 @@ def ask(config_path: str, kind: int, **fields: Any) -> tuple[messages.Frame, lis
         raise CommandFailed(f"{path}: gpop answers root and its own user only") from None
     except channel.ChannelClosed:
         raise CommandFailed(f"{path}: gpop hung up: it answers root and its own user only") from None
-    except (OSError, messages.BadFrame) as error:
+    except (OSError, messages.BadFrame, channel.ShortOfDescriptors) as error:
         raise CommandFailed(f"{path}: {error}") from None

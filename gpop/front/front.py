@@ -10,6 +10,7 @@ Only this folder imports gevent, and only `connection` and this module use struc
 from __future__ import annotations
 
 import _socket
+import errno
 import json
 import os
 import pwd
@@ -45,6 +46,7 @@ from gpop.pop3.commands import policies
 from gpop.pop3.languages import Languages
 from gpop.privsep import channel, credentials, messages
 from gpop.privsep.confinement import Confinement
+from gpop.privsep.shortage import Shortage
 from gpop.programs import read_settings
 from gpop.tally import Tally
 
@@ -55,6 +57,8 @@ class Displaced(Exception):
     """This peer has been connected without a login for longest, and another one needs its place."""
 
 
+# With no descriptor free, so long nobody is accepted.
+PAUSE_S = 0.1
 # Greenlets that are kept for connections to come; what they hold is a few KiB each.
 MAX_IDLE_GREENLETS = 16
 # Of the kernel's, for some 40 logins that auth has not taken yet.
@@ -75,6 +79,7 @@ class Listener(gevent.server.StreamServer):
     # With other fronts on the same socket, take one at a time and leave them the rest.
     max_accept = 1
     proxied = tls = False
+    shortage: Shortage
 
     def do_read(self) -> tuple[_socket.socket, tuple[Any, ...], bool, bool] | None:
         """Accept one connection; None if another front was faster."""
@@ -82,7 +87,19 @@ class Listener(gevent.server.StreamServer):
             fd, address = self.socket._accept()
         except BlockingIOError:
             return None
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            self.shortage.lost("peer", "a connection")
+            self._pause()
+            return None
         return _socket.socket(self.family, _socket.SOCK_STREAM, 0, fd), address, self.proxied, self.tls
+
+    def _pause(self) -> None:
+        """Look again in a moment. So does gevent after an error, but with a traceback amid the log."""
+        self.stop_accepting()
+        self._timer = self.loop.timer(PAUSE_S)
+        self._timer.start(self._start_accepting_if_started)
 
 
 class Front:
@@ -114,6 +131,7 @@ class Front:
         uncounted = [*settings.trusted_networks, *settings.xclient_networks]
         self.addresses = Addresses(settings.max_connections_per_address, uncounted)
         self.gate = LogGate()
+        self.shortage = Shortage(log)
         self.draining = False
         self.closing = False  # peers before login are closed
         self.ended = gevent.event.Event()
@@ -185,6 +203,7 @@ class Front:
                 continue
             listener = gevent.socket.socket(plain.family, plain.type, plain.proto, plain.detach())
             server = Listener(listener, self._accepted, spawn=self._spawn)
+            server.shortage = self.shortage
             server.proxied, server.tls = address in self.settings.proxy_listen, tls
             server.start()
             self.servers.append(server)
@@ -328,6 +347,9 @@ class Front:
         while True:
             try:
                 frame, fds = channel.receive(self.control, MAX_ANSWER_OCTETS)
+            except channel.ShortOfDescriptors as short:
+                channel.send(self.control, self.shortage.lost_from_broker(short.octets))
+                continue
             except (channel.ChannelClosed, OSError, messages.BadFrame):
                 # Without a broker no login can be served.
                 self.drain(at_once=True)

@@ -80,15 +80,17 @@ class Outcome:
         try:
             while not self._is_whole():
                 try:
-                    frame, _ = channel.receive(session_channel, MAX_ANSWER_OCTETS)
+                    frame, fds = channel.receive(session_channel, MAX_ANSWER_OCTETS)
                 except BlockingIOError:
                     hub.wait(watcher)
                     continue
-                if not self._take(frame):
+                if fds or not self._take(frame):
+                    channel.close_all(fds)
                     raise messages.BadFrame(f"{frame!r} may not come now")
         except channel.ChannelClosed:
             return
-        except messages.BadFrame as error:
+        except (messages.BadFrame, channel.ShortOfDescriptors) as error:
+            # The second as well: nobody has any descriptor to send us.
             self._log("frame_rejected", "error", sender="session", problem=str(error))
         finally:
             watcher.close()

@@ -29,6 +29,7 @@ from gpop.log import lines
 from gpop.privsep import channel, credentials, messages
 from gpop.privsep.confinement import Confinement
 from gpop.privsep.peeking import Peek
+from gpop.privsep.shortage import Shortage
 from gpop.programs import read_settings
 from gpop.tally import Tally
 
@@ -79,6 +80,7 @@ class LogProcess:
     def __init__(self, control: _socket.socket, log: events.Log) -> None:
         """Raises OSError."""
         self.log = log
+        self.shortage = Shortage(log)
         self.control = control
         self.writers: dict[int, Writer] = {}
         self.draining = False
@@ -106,6 +108,9 @@ class LogProcess:
         """Do what the broker says. Without a broker no more writers come."""
         try:
             frame, fds = channel.receive(self.control, MAX_FRAME_OCTETS)
+        except channel.ShortOfDescriptors as short:
+            self._tell(self.shortage.lost_from_broker(short.octets))
+            return
         except (channel.ChannelClosed, OSError, messages.BadFrame):
             self._poller.unregister(self.control.fileno())
             self.control.close()

@@ -28,6 +28,7 @@ from gpop.metrics import http
 from gpop.metrics.exposition import Metrics, Reader, answered
 from gpop.privsep import channel, credentials, messages
 from gpop.privsep.confinement import Confinement
+from gpop.privsep.shortage import Shortage
 from gpop.programs import read_settings
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class MetricsProcess:
 
     def __init__(self, settings: MetricsSettings, control_fd: int, log: events.Log) -> None:
         self.log = log
+        self.shortage = Shortage(log)
         control = socket.socket(fileno=control_fd)
         self.control = gevent.socket.socket(control.family, control.type, 0, control.detach())
         self.asked = 0.0
@@ -81,6 +83,10 @@ class MetricsProcess:
         while True:
             try:
                 frame, fds = channel.receive(self.control, MAX_FRAME_OCTETS)
+            except channel.ShortOfDescriptors as short:
+                # Which tally it was nobody could say: whoever is started in our place gets them all.
+                self.shortage.lost_from_broker(short.octets)
+                return
             except (channel.ChannelClosed, OSError, messages.BadFrame):
                 return
             if frame.kind == messages.TALLY:

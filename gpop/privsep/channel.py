@@ -6,7 +6,8 @@ elsewhere. Plain ones are those of `_socket`, which `socket` wraps: the wrapper 
 into enum members, and a session would pay more for that than for its lock.
 
 It owns what it receives until it returns it: descriptors that came with a bad frame are
-closed here, so no error path of a caller can leak one.
+closed here, so no error path of a caller can leak one. Whether too many were sent, or this process
+has none free for them, it tells apart: the first is the sender's fault, the second nobody's.
 """
 
 from __future__ import annotations
@@ -29,16 +30,28 @@ if TYPE_CHECKING:
 DESCRIPTOR_OCTETS = 4
 LOGIN_DESCRIPTORS = struct.Struct("2i")
 # One more than any frame carries, so that a surplus is seen as such and not only as truncation.
-CUT_SHORT = _socket.MSG_TRUNC | _socket.MSG_CTRUNC
+MOST_DESCRIPTORS = 4
 LAST_ACK_AT = 56  # linux/tcp.h: where tcpi_last_ack_recv is in struct tcp_info, in milliseconds
 NO_LINGER = struct.pack("ii", 0, 0)
 # So often, and so long, it is waited for memory of the kernel's: a second in all.
 MOST_WAITS, WAIT_S = 100, 0.01
-ANCILLARY_OCTETS = _socket.CMSG_SPACE(4 * DESCRIPTOR_OCTETS)
+ANCILLARY_OCTETS = _socket.CMSG_SPACE(MOST_DESCRIPTORS * DESCRIPTOR_OCTETS)
 
 
 class ChannelClosed(Exception):
     """The other end is gone: an orderly end of the conversation."""
+
+
+class ShortOfDescriptors(Exception):
+    """
+    This process had no descriptor free for one that came with a frame; its sender has done nothing wrong.
+
+    `octets` are the frame's. What came with it has been closed, all of it.
+    """
+
+    def __init__(self, octets: bytes) -> None:
+        super().__init__("no descriptor is free")
+        self.octets = octets
 
 
 def pair() -> tuple[_socket.socket, _socket.socket]:
@@ -81,10 +94,16 @@ def receive(sock: _socket.socket, most: int = messages.MAX_FRAME_OCTETS) -> tupl
     Return the next frame, of at most `most` octets, and its descriptors, now the caller's.
 
     Raises:
-        ChannelClosed, BadFrame: as `receive_octets`; or the octets are no frame, or it did
-            not come with exactly the descriptors of its kind.
+        ChannelClosed, ShortOfDescriptors, BadFrame: as `receive_octets`; or the octets are no frame,
+            or it did not come with exactly the descriptors of its kind.
     """
-    octets, fds = receive_octets(sock, most)
+    try:
+        octets, fds = receive_octets(sock, most)
+    except ShortOfDescriptors as short:
+        frame = messages.decode(short.octets)
+        if messages.FRAMES[frame.kind].descriptors:
+            raise
+        raise messages.BadFrame(f"{frame!r} with descriptors, takes none") from None
     try:
         frame = messages.decode(octets)
         expected = messages.FRAMES[frame.kind].descriptors
@@ -102,18 +121,21 @@ def receive_octets(sock: _socket.socket, most: int) -> tuple[bytes, list[int]]:
 
     Raises:
         ChannelClosed: the other end closed, nothing is left to read.
-        BadFrame: it, or its descriptors, were cut short.
+        BadFrame: it was cut short, or there were more descriptors than any frame has.
+        ShortOfDescriptors: see there.
     """
     try:
         octets, ancillary, flags, _ = sock.recvmsg(most, ANCILLARY_OCTETS, _socket.MSG_CMSG_CLOEXEC)
     except OSError as error:
         octets, ancillary, flags, _ = _receive_again(sock, most, error)
     fds = _descriptors(ancillary)
+    if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
+        close_all(fds)
+        if flags & _socket.MSG_TRUNC or len(fds) == MOST_DESCRIPTORS:
+            raise messages.BadFrame("frame or descriptors were cut short")
+        raise ShortOfDescriptors(octets)
     if not octets and not fds:
         raise ChannelClosed
-    if flags & CUT_SHORT:
-        close_all(fds)
-        raise messages.BadFrame("frame or descriptors were cut short")
     return octets, fds
 
 

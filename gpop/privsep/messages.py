@@ -39,7 +39,7 @@ MAX_SERVE_OCTETS = 20480  # a SERVE frame with long paths and all its groups
 INT, OCTETS, TEXT, INTS = range(4)
 
 LOGIN, ACCEPTED, REFUSED, SERVE, PIPELINED, SERVING, TOTALS, NOTED, READY, ATTACH, DRAIN = range(1, 12)
-RELAYED_LOGIN, ALIVE, CUT_OFF, LOG, LOOK, TALLY, WRITER = range(12, 19)
+RELAYED_LOGIN, ALIVE, CUT_OFF, LOG, LOOK, TALLY, WRITER, LOST = range(12, 20)
 # Between the broker and an administrator's command.
 LIST_SESSIONS, SESSION_LIST, KICK, KICKED = range(32, 36)
 CONTROL_SOCKET = "control"  # in server.run_dir
@@ -183,6 +183,9 @@ FRAMES = {
     # auth or log -> broker: it ended the conversation with that front (for log: or metrics process), which
     # is to be replaced. `front` is its pid.
     CUT_OFF: FrameKind("cut_off", 0, ("front", INT, 0)),
+    # front, auth or log -> broker: it had no descriptor free for that of a frame of this kind (ATTACH, LOG,
+    # WRITER), which is to be sent again, later. `pid` is that in the frame, 0 where it has none.
+    LOST: FrameKind("lost", 0, ("frame_kind", INT, 0), ("pid", INT, 0)),
 }
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import socket
+from collections.abc import Iterator
 
 import pytest
 
@@ -46,6 +49,52 @@ def test_any_other_number_of_descriptors_is_refused_and_none_leaks(ends, count):
     before = open_descriptors()
     channel.send(ours, frames.serve(), [0] * count)
     with pytest.raises(messages.BadFrame):
+        channel.receive(theirs)
+    assert open_descriptors() == before
+
+
+@contextlib.contextmanager
+def room_for(count: int) -> Iterator[None]:
+    """All descriptors of this process but `count` are in use."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[0], 256), limits[1]))
+    taken = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        channel.close_all([taken.pop() for _ in range(count)])
+        yield
+    finally:
+        channel.close_all(taken)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_a_receiver_without_a_free_descriptor_does_not_blame_the_sender(ends, room):
+    """It is told that it is short itself, with the frame; what has arrived is closed."""
+    ours, theirs = ends
+    before = open_descriptors()
+    channel.send(ours, frames.serve(), [0, 0])
+    with room_for(room), pytest.raises(channel.ShortOfDescriptors) as raised:
+        channel.receive(theirs)
+    assert messages.decode(raised.value.octets).fields["account"] == b"joe"
+    assert open_descriptors() == before
+    channel.send(ours, frames.serve(), [0, 0])
+    channel.close_all(channel.receive(theirs)[1])
+
+
+@pytest.mark.parametrize(
+    "octets, fds, room",
+    [(messages.encode(messages.READY), [0], 0), (b"no frame", [0, 0], 1), (frames.serve(), [0] * 5, 4)],
+    ids=["a kind that has none", "noise", "more than any has"],
+)
+def test_who_is_short_of_descriptors_believes_nothing_that_it_would_not_else(ends, octets, fds, room):
+    """A frame that is bad with all its descriptors is bad without them."""
+    ours, theirs = ends
+    before = open_descriptors()
+    channel.send(ours, octets, fds)
+    with room_for(room), pytest.raises(messages.BadFrame):
         channel.receive(theirs)
     assert open_descriptors() == before
 

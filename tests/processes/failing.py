@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import os
+import resource
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -327,6 +328,25 @@ def is_serving(pid: int) -> bool:
 def descriptors(pid: int) -> int:
     """How many descriptors a process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def free_descriptor(pid: int) -> int:
+    """The number that the next descriptor of a process will have."""
+    taken = {int(fd) for fd in os.listdir(f"/proc/{pid}/fd")}
+    return min(set(range(len(taken) + 1)) - taken)
+
+
+@contextmanager
+def no_descriptor_free(pid: int) -> Iterator[int]:
+    """A process can have no descriptor more than it has; gives the limit that it has meanwhile."""
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    limit = free_descriptor(pid)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        yield limit
+    finally:
+        with suppress(ProcessLookupError):  # it may have been replaced
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
 class Lasting:

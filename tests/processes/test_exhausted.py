@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -47,11 +48,9 @@ def test_descriptors_run_out(server, kind):
     for room in range(0, 30, 1 if ALL else 7):
         drop = Drop(server, Drop.STATES[room % 3])
         (pid,) = [server.process.pid] if kind == "broker" else server.pids(kind)
-        highest = max(int(fd) for fd in os.listdir(f"/proc/{pid}/fd"))
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        # A session closes what is its broker's: there the limit is counted from the bottom. The kernel lets
-        # nobody wait for more descriptors than the limit, and the broker waits for five.
-        most = 5 + room if kind == "broker" else highest + 1 + room
+        # A session closes what is its broker's: there the limit is counted from the bottom.
+        most = room if kind == "broker" else failing.free_descriptor(pid) + room
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, before[1]))
         attempt = Attempt(drop)
         print(f"{kind} may have {most} descriptors: {attempt.cut.strip() or 'served'}")
@@ -61,6 +60,121 @@ def test_descriptors_run_out(server, kind):
         failing.after(attempt)
     assert served
     lasting.check()
+
+
+def test_a_limit_below_what_the_broker_waits_for(server):
+    """poll(2) refuses to wait for more descriptors than the limit allows; the broker went down with it."""
+    lasting = Lasting(server)
+    broker, drop = server.process.pid, Drop(server, "changed")
+    before = resource.prlimit(broker, resource.RLIMIT_NOFILE)
+    resource.prlimit(broker, resource.RLIMIT_NOFILE, (1, before[1]))
+    attempt = Attempt(drop)
+    resource.prlimit(broker, resource.RLIMIT_NOFILE, before)
+    assert "[SYS/TEMP]" in attempt.cut
+    failing.after(attempt)
+    lasting.check()
+
+
+@pytest.mark.parametrize("short, sender", [("auth", "front"), ("broker", "auth")])
+def test_nobody_is_ended_for_a_login_that_a_process_had_no_descriptor_for(short, sender):
+    """The logins are refused with [SYS/TEMP], one line says what is short, and everybody is still there."""
+    site = Site()
+    try:
+        with Server(site) as server:
+            drop, lasting = Drop(server, "changed"), Lasting(server)
+            wait_until(lambda: not server.pids("session"), 60)
+            known = server.children()
+            pid = server.process.pid if short == "broker" else server.pids(short)[0]
+            with failing.no_descriptor_free(pid) as limit:
+                attempts = [Attempt(drop) for _ in range(3)]
+            assert all("[SYS/TEMP]" in attempt.cut for attempt in attempts)
+            said = server.wait_for_event("descriptors_exhausted")
+            assert (said["process"], said["sender"], said["limit"]) == (short, sender, limit)
+            assert "LimitNOFILE" in said["problem"]
+            failing.after(attempts[-1])
+            wait_until(lambda: not server.pids("session"), 60)
+            assert server.children() == known
+            assert server.faults() == []
+            # Three logins within ten seconds.
+            assert len(server.events("descriptors_exhausted")) == 1
+            lasting.check()
+    finally:
+        site.remove()
+
+
+def test_a_way_to_a_front_that_auth_had_no_descriptor_for_is_made_again():
+    """Auth is not ended for it, nor is the front; logins are served as soon as there is room."""
+    site = Site(server__answer_timeout_s=1.5)
+    try:
+        with Server(site) as server:
+            drop = Drop(server, "changed")
+            ((auth,), (front,)) = server.pids("auth"), server.pids("front")
+            had = failing.descriptors(auth)
+            server.process.send_signal(signal.SIGSTOP)
+            os.kill(front, signal.SIGKILL)
+            wait_until(lambda: failing.descriptors(auth) < had, 60, "auth to have let go of the front")
+            with failing.no_descriptor_free(auth):
+                server.process.send_signal(signal.SIGCONT)
+                assert server.wait_for_event("descriptors_exhausted")["sender"] == "broker"
+            failing.next_login(drop).quit()
+            assert server.pids("auth") == [auth]
+            assert [event["ended"] for event in server.events("process_ended")] == ["front"]
+            assert not server.events("frame_rejected")
+    finally:
+        site.remove()
+
+
+def test_a_way_to_auth_that_a_front_had_no_descriptor_for_is_made_again():
+    """It drained and closed all its connections, those inside TLS among them, when auth was replaced."""
+    site = Site(server__max_connections=100, server__answer_timeout_s=1.5)
+    try:
+        with Server(site, started_by=["prlimit", "--nofile=48:48"]) as server:
+            drop = Drop(server, "changed")
+            ((auth,), (front,)) = server.pids("auth"), server.pids("front")
+            peers = fill(server)
+            os.kill(auth, signal.SIGKILL)
+            for sender in ("peer", "broker"):
+                said = server.wait_for_event("descriptors_exhausted", sender=sender)
+                assert (said["process"], said["limit"]) == ("front", 48)
+            for peer in peers:
+                peer.close()
+            failing.next_login(drop).quit()
+            assert server.pids("front") == [front]
+            assert [event["ended"] for event in server.events("process_ended")] == ["auth"]
+    finally:
+        site.remove()
+
+
+def fill(server: Server) -> list[socket.socket]:
+    """Connect as silent peers until a front, started with 48 descriptors, has none left."""
+    peers = [socket.create_connection(("127.0.0.1", server.port), 60) for _ in range(80)]
+    (front,) = server.pids("front")
+    wait_until(lambda: failing.descriptors(front) >= 48, 60, "the front to have no descriptor left")
+    return peers
+
+
+def test_a_log_that_auth_had_no_descriptor_for_is_handed_over_again(tmp_path):
+    """After SIGUSR1 auth writes to the new file, too, though it could not take that at first."""
+    tmp_path.chmod(0o755)
+    path = tmp_path / "gpop.log"
+    site = Site(log__target="file", log__path=str(path), server__answer_timeout_s=1.5)
+    try:
+        with Server(site, log_path=path) as server:
+            (auth,) = server.pids("auth")
+
+            def logs() -> set[str]:
+                folder = Path(f"/proc/{auth}/fd")
+                return {target for target in map(os.readlink, folder.iterdir()) if "gpop.log" in target}
+
+            with failing.no_descriptor_free(auth):
+                path.rename(tmp_path / "gpop.log.1")
+                server.process.send_signal(signal.SIGUSR1)
+                wait_until(lambda: "descriptors_exhausted" in (tmp_path / "gpop.log.1").read_text(), 60)
+                assert logs() == {str(tmp_path / "gpop.log.1")}
+            wait_until(lambda: logs() == {str(path)}, 60)
+            assert server.pids("auth") == [auth]
+    finally:
+        site.remove()
 
 
 def test_a_front_whose_descriptors_are_all_in_use(tmp_path):

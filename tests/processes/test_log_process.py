@@ -6,6 +6,7 @@ import collections
 import contextlib
 import json
 import os
+import resource
 import select
 import signal
 import time
@@ -113,6 +114,34 @@ REFUSED = {
     "no end": b"x" * 8000,
     "NUL": b"\0\n",
 }
+
+
+def test_a_log_process_without_a_free_descriptor_asks_for_the_pipe_again(broker):
+    """It goes on with those it has, says what is short, and reads the other one when it gets it."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    broker.kill()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, limits[0]), limits[1]))
+    broker.start()
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    first, (idle, others) = broker.writer(), os.pipe()
+    for number in range(300):
+        channel.send(broker.control, messages.encode(messages.WRITER, name="front", pid=number), [idle])
+    os.close(idle)
+    second = broker.writer()
+    os.write(second, line(user="waiting"))
+    os.write(first, line(user="at once"))
+    short, at_once = broker.wait_for(2)
+    assert (short["event"], short["sender"], short["times"]) == ("descriptors_exhausted", "broker", 1)
+    assert at_once["user"] == "at once"
+    os.close(others)
+    wait_until(lambda: len(os.listdir(f"/proc/{broker.pid}/fd")) < 100, PATIENCE_S, "it to have room again")
+    lost = []
+    while PID + 1 not in lost:
+        frame, _ = channel.receive(broker.control)
+        assert (frame.kind, frame.fields["frame_kind"]) == (messages.LOST, messages.WRITER)
+        lost.append(frame.fields["pid"])
+    broker._hand_over(1, broker.pipes[1][0])
+    assert broker.wait_for(3)[2]["user"] == "waiting"
 
 
 @pytest.mark.parametrize("octets", REFUSED.values(), ids=REFUSED)

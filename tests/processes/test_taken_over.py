@@ -158,6 +158,25 @@ def front(module_front):
 # Sessions
 
 
+@pytest.mark.parametrize("kind", ["attach", "serve"])
+def test_descriptors_that_a_session_sends_stay_open_nowhere(front, kind):
+    """A whole frame of a kind that has some: what came with it is closed with the conversation."""
+    frame = {"attach": (messages.encode(messages.ATTACH, front=1), 1), "serve": (frames.serve(), 2)}
+    octets, count = frame[kind]
+    before = len(os.listdir(f"/proc/{front.pid}/fd"))
+    for _ in range(3):
+        client, session = front.login()
+        session.accept()
+        channel.send(session.channel, octets, [0] * count)
+        login_id = session.login["login_id"]
+        wait_until(
+            lambda known=login_id: known in [each["login_id"] for each in front.events("frame_rejected")]
+        )
+        session.end()
+        client.close()
+    wait_until(lambda: len(os.listdir(f"/proc/{front.pid}/fd")) <= before)
+
+
 @pytest.mark.parametrize(
     "forged",
     [
