@@ -129,17 +129,17 @@ def test_a_log_process_without_a_free_descriptor_asks_for_the_pipe_again(broker)
     os.close(idle)
     second = broker.writer()
     os.write(second, line(user="waiting"))
+    lost = []
+    while PID + 1 not in lost:
+        frame, _ = channel.receive(broker.control)
+        assert (frame.kind, frame.fields["frame_kind"]) == (messages.LOST, messages.WRITER)
+        lost.append(frame.fields["pid"])
     os.write(first, line(user="at once"))
     short, at_once = broker.wait_for(2)
     assert (short["event"], short["sender"], short["times"]) == ("descriptors_exhausted", "broker", 1)
     assert at_once["user"] == "at once"
     os.close(others)
     wait_until(lambda: len(os.listdir(f"/proc/{broker.pid}/fd")) < 100, PATIENCE_S, "it to have room again")
-    lost = []
-    while PID + 1 not in lost:
-        frame, _ = channel.receive(broker.control)
-        assert (frame.kind, frame.fields["frame_kind"]) == (messages.LOST, messages.WRITER)
-        lost.append(frame.fields["pid"])
     broker._hand_over(1, broker.pipes[1][0])
     assert broker.wait_for(3)[2]["user"] == "waiting"
 

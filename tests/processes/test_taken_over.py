@@ -163,8 +163,9 @@ def test_descriptors_that_a_session_sends_stay_open_nowhere(front, kind):
     """A whole frame of a kind that has some: what came with it is closed with the conversation."""
     frame = {"attach": (messages.encode(messages.ATTACH, front=1), 1), "serve": (frames.serve(), 2)}
     octets, count = frame[kind]
+    assert front.is_well()  # it has its way to auth by now
     before = len(os.listdir(f"/proc/{front.pid}/fd"))
-    for _ in range(3):
+    for _ in range(8):
         client, session = front.login()
         session.accept()
         channel.send(session.channel, octets, [0] * count)
@@ -414,6 +415,18 @@ def test_a_front_that_sends_the_broker_what_it_may_not_is_ended(captured, octets
     assert captured.server.wait_for_event("frame_rejected")["sender"] == "front"
     assert captured.server.wait_for_event("process_ended")["signal"] == "SIGKILL"
     assert captured.server.events("session_died") == []
+
+
+@needs_root
+@pytest.mark.parametrize("kind, pid", [(messages.LOG, 0), (messages.ATTACH, 1), (messages.WRITER, 1)])
+def test_a_front_gets_nothing_by_saying_that_it_was_lost(captured, kind, pid):
+    """Not the log, which it does not hold, nor the way of another front: it was never sent these."""
+    channel.send(captured.control, messages.encode(messages.LOST, frame_kind=kind, pid=pid))
+    assert captured.server.wait_for_event("frame_rejected")["sender"] == "front"
+    assert captured.server.wait_for_event("process_ended")["signal"] == "SIGKILL"
+    with pytest.raises(channel.ChannelClosed):
+        while True:
+            assert channel.receive(captured.control)[1] == []
 
 
 @needs_root
