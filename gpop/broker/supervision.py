@@ -356,7 +356,7 @@ class Generation:
         self.log.write("process_fault", "error", problem=problem)
 
     def has_sent(self, process: Process, kind: int, pid: int) -> bool:
-        """Whether such a frame is sent to that process: no way of others, and no log that it does not hold."""
+        """Whether such a frame is sent to that process: no other's way, and no log that it does not hold."""
         if kind == messages.ATTACH:
             return pid in [front.pid for front in self.fronts if process in (front, self.auth)]
         if kind == messages.WRITER:

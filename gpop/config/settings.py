@@ -296,8 +296,9 @@ SETTINGS: tuple[Setting, ...] = (
         Choice(("maildir", "home", "none")),
         "Where a session locks itself in (chroot) before it reads the first octet from its client: the "
         "Maildir, the home around it, or nowhere. Not possible without root.",
-        '"home" is for Maildirs whose folders are symbolic links to elsewhere in the home. With "none" a '
-        "session that is taken over can read every file its user can.",
+        '"home" is for Maildirs whose folders are symbolic links to elsewhere in the home; homes that others '
+        "can write to, and Maildirs outside the home, are refused with [SYS/TEMP] then. With "
+        '"none" a session that is taken over can read every file its user can.',
     ),
     Setting(
         "session.lock",

@@ -22,7 +22,8 @@ from gpop.events import printable
 # file and a directory being listed; the rest is room for the interpreter.
 SESSION_DESCRIPTORS = 32
 # Of a path in what an error says: users choose names.
-MAX_PATH_OCTETS = 300
+MAX_SHOWN_OCTETS = 300
+MAX_PATH_OCTETS = 4095  # PATH_MAX with its NUL
 
 
 class CredentialsRefused(Exception):
@@ -50,7 +51,8 @@ def become_user(
     symbolic link into another user's 0700 home.
 
     Raises:
-        CredentialsRefused: ids below the first valid ones, or a Maildir of another owner.
+        CredentialsRefused: ids below the first valid ones, a Maildir of another owner, or a home that
+            can't be the jail: see `_check_jail`, `_check_within`.
         MaildirAbsent: see there; the process *is* the user by then, jailed in the home.
         OSError: a step failed; nothing of it may be ignored.
     """
@@ -80,7 +82,12 @@ def _become(
         absent = True
         # If not: the home is not mounted, and mail may well be elsewhere.
         _check_owner("home_not_owned", home, os.fstat(directory).st_uid, uid)
-    jail_directory = _open_directory(home) if jail == "home" and not absent else directory
+    jail_directory = directory
+    if jail == "home":
+        if not absent:
+            jail_directory = _open_directory(home)
+        _check_jail(jail_directory, uid, gid, "home", home)
+        _check_within(directory, jail_directory)
     _lock_in(uid, gid, jail_directory, jail)
     if jail_directory != directory:
         os.close(jail_directory)
@@ -106,7 +113,7 @@ def become_user_of_store(
     As `become_user`, but no Maildir is opened; `store` may be root's own as well.
 
     Raises:
-        CredentialsRefused: ids below the first valid ones, or a directory of another owner.
+        CredentialsRefused: ids below the first valid ones, or a directory that can't be the jail.
         OSError: a step failed; nothing of it may be ignored.
     """
     _check_ids(uid, gid, first_valid)
@@ -114,13 +121,49 @@ def become_user_of_store(
     os.setegid(gid)
     os.seteuid(uid)
     directory = _open_directory(store)
-    owner = os.fstat(directory).st_uid
-    if owner:
-        _check_owner("store_not_owned", store, owner, uid)
+    _check_jail(directory, uid, gid, "store", store)
     _lock_in(uid, gid, directory, jail)
     os.close(directory)
     _verify_dropped(uid, gid)
     _limit((0, 0), (SESSION_DESCRIPTORS, SESSION_DESCRIPTORS))
+
+
+def _check_jail(directory: int, uid: int, gid: int, name: str, path: bytes) -> None:
+    """
+    Refuse a directory as jail that somebody else has a say in, or in which nobody is locked in.
+
+    Who may write there puts what they like under names that libraries know (/etc, /lib), and exchanges
+    the directories between it and the Maildir. The user's own group is as good as the user.
+    """
+    status = os.fstat(directory)
+    if status.st_uid:
+        _check_owner(f"{name}_not_owned", path, status.st_uid, uid)
+    of_group = status.st_mode & stat.S_IWGRP and status.st_gid not in (0, gid)
+    if of_group or status.st_mode & stat.S_IWOTH:
+        mode = f"mode {stat.S_IMODE(status.st_mode):04o}, group {status.st_gid}"
+        raise CredentialsRefused(f"{name}_writable_by_others ({_shown(path)} has {mode})")
+    if _is_same(status, os.stat(b"..", dir_fd=directory)):
+        raise CredentialsRefused(f"{name}_is_no_jail ({_shown(path)} is the root directory)")
+
+
+def _check_within(directory: int, jail: int) -> None:
+    """
+    Refuse a Maildir that is not below the jail: a way out of it for whoever holds its descriptor.
+
+    The user's link may lead anywhere, and so may an absolute path of the config.
+    """
+    wanted, found = os.fstat(jail), os.fstat(directory)
+    path = b"."
+    while not _is_same(found, wanted):
+        path += b"/.."
+        above = os.stat(path, dir_fd=directory)
+        if _is_same(above, found) or len(path) > MAX_PATH_OCTETS:
+            raise CredentialsRefused("maildir_outside_home")
+        found = above
+
+
+def _is_same(one: os.stat_result, other: os.stat_result) -> bool:
+    return one.st_ino == other.st_ino and one.st_dev == other.st_dev
 
 
 def _check_ids(uid: int, gid: int, first_valid: tuple[int, int]) -> None:
@@ -221,8 +264,8 @@ def _open_maildir(maildir: bytes, uid: int) -> int:
 
 def _check_owner(word: str, path: bytes, owner: int, uid: int) -> None:
     if owner != uid:
-        place = printable(path, MAX_PATH_OCTETS)
-        raise CredentialsRefused(f"{word} ({place} belongs to uid {owner}, and the account has uid {uid})")
+        text = f"{_shown(path)} belongs to uid {owner}, and the account has uid {uid}"
+        raise CredentialsRefused(f"{word} ({text})")
 
 
 def _check_wholly_absent(maildir: bytes) -> None:
@@ -231,8 +274,11 @@ def _check_wholly_absent(maildir: bytes) -> None:
         os.lstat(maildir)
     except FileNotFoundError:
         return
-    place = printable(maildir, MAX_PATH_OCTETS)
-    raise CredentialsRefused(f"maildir_dangling ({place} is a symbolic link that leads nowhere)")
+    raise CredentialsRefused(f"maildir_dangling ({_shown(maildir)} is a symbolic link that leads nowhere)")
+
+
+def _shown(path: bytes) -> str:
+    return printable(path, MAX_SHOWN_OCTETS)
 
 
 def _verify_dropped(uid: int, gid: int) -> None:

@@ -70,6 +70,104 @@ def test_the_jail_is_what_was_asked_for(site, jail, seen):
     assert f"'{seen}'" in output
 
 
+def as_jail(site, owner: int, group: int, mode: int, jail: str = "home") -> str:
+    """What becomes of a session of user1's whose home is like that; the Maildir is as it should be."""
+    home = site.home("user1")
+    os.chown(home, owner, group)
+    home.chmod(mode)
+    return in_child(BECOME, uid=UID, home=str(home), maildir=str(site.maildir("user1")), jail=jail)
+
+
+@pytest.mark.parametrize(
+    "owner, group, mode",
+    [(UID, UID, 0o700), (UID, OTHER_UID, 0o755), (UID, UID, 0o2775), (0, 0, 0o755), (0, UID, 0o775)],
+)
+def test_a_home_that_is_the_users_or_roots_is_a_jail(site, owner, group, mode):
+    """The user's own group may write there, too: it has no other rights than the session."""
+    assert as_jail(site, owner, group, mode).startswith("became")
+
+
+@pytest.mark.parametrize(
+    "owner, group, mode, reason",
+    [
+        (OTHER_UID, UID, 0o755, "home_not_owned"),
+        (UID, UID, 0o777, "home_writable_by_others"),
+        (UID, UID, 0o1777, "home_writable_by_others"),
+        (UID, OTHER_UID, 0o770, "home_writable_by_others"),
+        (0, OTHER_UID, 0o775, "home_writable_by_others"),
+    ],
+)
+def test_a_home_that_others_have_a_say_in_is_no_jail(site, owner, group, mode, reason):
+    """They could plant /etc or /lib there, or exchange directories. With the Maildir as jail it does not matter."""
+    assert f"CredentialsRefused {reason}" in as_jail(site, owner, group, mode)
+    assert as_jail(site, owner, group, mode, jail="maildir").startswith("became")
+
+
+def test_a_root_directory_as_home_is_no_jail(site):
+    """An account with the home / would be jailed in all there is."""
+    values = {"uid": UID, "home": "/", "maildir": str(site.maildir("user1"))}
+    assert "CredentialsRefused home_is_no_jail" in in_child(BECOME, jail="home", **values)
+
+
+def test_a_maildir_outside_the_home_opens_no_jail(site):
+    """Its descriptor would lead out of the jail: by the user's link, or by the path of the account."""
+    home = site.home("user1")
+    outside = site.path / "outside"
+    site.maildir("user1").rename(outside)
+    site.own(outside, "user1")
+    for maildir in (home / "Maildir", outside):
+        values = {"uid": UID, "home": str(home), "maildir": str(maildir)}
+        if maildir != outside:
+            maildir.symlink_to(outside)
+        assert "CredentialsRefused maildir_outside_home" in in_child(BECOME, jail="home", **values)
+        assert in_child(BECOME, jail="maildir", **values).startswith("became")
+
+
+def test_a_link_within_the_home_stays_within_the_jail(site):
+    """An absolute one, three directories deep; and a home that is the Maildir itself."""
+    home = site.home("user1")
+    deep = home / "mail" / "of" / "mine"
+    deep.parent.mkdir(parents=True)
+    site.maildir("user1").rename(deep)
+    for path in (deep, deep.parent, deep.parent.parent):
+        site.own(path, "user1")
+    (home / "Maildir").symlink_to(deep)
+    for where in (home, deep):
+        values = {"uid": UID, "home": str(where), "maildir": str(home / "Maildir")}
+        assert in_child(BECOME, jail="home", **values).startswith("became")
+
+
+def test_a_store_that_others_can_write_to_is_no_jail(site):
+    """Who can exchange its directories would read the mail of one account as another one, of the same uid."""
+    code = BECOME.replace("os.fsencode(home), os.fsencode(maildir), jail", "os.fsencode(home), jail")
+    code = code.replace("become_user(", "become_user_of_store(")
+    home = site.home("user1")
+    assert in_child(code, uid=UID, home=str(home), jail="maildir").startswith("became")
+    home.chmod(0o702)
+    assert "store_writable_by_others" in in_child(code, uid=UID, home=str(home), jail="maildir")
+
+
+def test_who_can_not_be_jailed_is_told_to_try_later_and_the_log_says_why():
+    """As for a Maildir of another owner; nothing is removed, and it is served as soon as that is mended."""
+    site = Site(accounts=2, session__jail="home")
+    try:
+        site.deliver(b"Subject: kept\n\n", "user1")
+        site.home("user1").chmod(0o733)
+        with Server(site) as server:
+            with server.connect() as dialogue:
+                dialogue.ask("USER user1")
+                assert dialogue.ask(f"PASS {PASSWORD}").startswith(b"-ERR [SYS/TEMP]")
+            closed = server.wait_for_event("session_closed")
+            assert closed["close_reason"] == "unavailable"
+            assert "home_writable_by_others" in closed["fault"]
+            site.home("user1").chmod(0o711)
+            client = server.pop("user1")
+            assert client.stat()[0] == 1
+            client.quit()
+    finally:
+        site.remove()
+
+
 def test_a_link_to_another_users_maildir_is_refused(site):
     """The user's link into a 0700 home of another is not followed: root does not open it for him."""
     site.maildir("user1").rename(site.home("user1") / "old")
