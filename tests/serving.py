@@ -9,6 +9,7 @@ that belong to no user of the machine; without root there is one account, our ow
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import itertools
 import json
@@ -29,6 +30,7 @@ from pathlib import Path
 ROOT = os.geteuid() == 0
 FIRST_TEST_UID = 61000
 PASSWORD = "open sesame"
+SYS_PIDFD_GETFD = 438
 # No peer and no maildrop, however odd, may be the cause of one of these.
 FAULTS = (
     "auth_fault",
@@ -354,6 +356,17 @@ def _unread_octets(pid: int) -> int:
                 finally:
                     os.close(pipe)
     return unread
+
+
+def socket_of(pid: int, fd: int) -> socket.socket:
+    """A copy of a process' socket; only root may have that."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    pidfd = os.pidfd_open(pid)
+    taken = libc.syscall(SYS_PIDFD_GETFD, pidfd, fd, 0)
+    os.close(pidfd)
+    if taken < 0:
+        raise OSError(ctypes.get_errno(), "pidfd_getfd")
+    return socket.socket(fileno=taken)
 
 
 def wait_until(condition, timeout_s: float = 20.0, what=lambda: "a condition") -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
 import signal
 import socket
+import struct
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.serving import PASSWORD, ROOT, Dialogue, Server, gpop_command, wait_until
+from tests.serving import PASSWORD, ROOT, Dialogue, Server, gpop_command, socket_of, wait_until
 
 MESSAGE = b"Subject: one\n\nbody\n"
 A_REAL_TIME_SIGNAL = 40
@@ -158,6 +160,36 @@ def test_what_is_accepted_while_a_front_drains_is_served(server):
             dialogue.ask("USER user0")
             assert dialogue.ask(f"PASS {PASSWORD}").startswith(b"+OK")
             dialogue.ask("QUIT")
+
+
+def longest_queues(server) -> dict[int, int]:
+    """How many clients may wait at each socket that the broker listens on, by port."""
+    broker, queues = server.process.pid, {}
+    for link in Path(f"/proc/{broker}/fd").iterdir():
+        with contextlib.suppress(OSError):  # of an old generation one may just be closed
+            if not os.readlink(link).startswith("socket:"):
+                continue
+            with socket_of(broker, int(link.name)) as sock:
+                if sock.family == socket.AF_INET and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+                    # tcpi_sacked of struct tcp_info: of a socket that listens, the most that may wait.
+                    queues[sock.getsockname()[1]] = struct.unpack_from("I", info, 28)[0]
+    return queues
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root: it takes descriptors from another process")
+def test_a_short_queue_turns_clients_away_in_a_rush(make_server):
+    """As many may wait to be accepted as the kernel lets; a reload and an upgrade keep such sockets."""
+    longest = min(4096, int(Path("/proc/sys/net/core/somaxconn").read_text()))
+    server = make_server(server__listen=["127.0.0.1:0", "127.0.0.2:0"])
+    queues = longest_queues(server)
+    assert list(queues.values()) == [longest] * 2
+    server.process.send_signal(signal.SIGHUP)
+    server.wait_for_event("reload_finished")
+    assert longest_queues(server) == queues
+    server.process.send_signal(signal.SIGUSR2)
+    server.wait_for_event("upgrade_finished")
+    assert longest_queues(server) == queues
 
 
 def test_where_nothing_more_can_be_started_gpop_serves_on(server):

@@ -8,7 +8,6 @@ as well. For a taken-over front a real one is stopped, and its descriptors are t
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import re
@@ -25,9 +24,8 @@ from gpop import programs
 from gpop.config import reading
 from gpop.privsep import channel, messages
 from tests import frames
-from tests.serving import PASSWORD, ROOT, Site, wait_until
+from tests.serving import PASSWORD, ROOT, Site, socket_of, wait_until
 
-SYS_PIDFD_GETFD = 438
 DEADLINE_S = 20
 TOTALS = {"close_reason": "quit", "cache": "hit", "cache_reason": "unchanged", "fault": ""}
 A_LONG_TIME_S = 600
@@ -324,17 +322,6 @@ def _control_fd(pid: int) -> int:
     return next(int(word.partition("=")[2]) for word in arguments if "--control-fd" in word)
 
 
-def _taken(pid: int, fd: int) -> socket.socket:
-    """A copy of a process' socket."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    pidfd = os.pidfd_open(pid)
-    taken = libc.syscall(SYS_PIDFD_GETFD, pidfd, fd, 0)
-    os.close(pidfd)
-    if taken < 0:
-        raise OSError(ctypes.get_errno(), "pidfd_getfd")
-    return socket.socket(fileno=taken)
-
-
 class Captured:
     """The descriptors of a stopped front: its control channel and its way to auth."""
 
@@ -345,10 +332,10 @@ class Captured:
         (self.pid,) = server.pids("front")
         os.kill(self.pid, signal.SIGSTOP)
         control = _control_fd(self.pid)
-        self.control = _taken(self.pid, control)
+        self.control = socket_of(self.pid, control)
         folder = Path(f"/proc/{self.pid}/fd")
         sockets = [int(fd.name) for fd in folder.iterdir() if os.readlink(fd).startswith("socket:")]
-        others = [_taken(self.pid, fd) for fd in sockets if fd != control]
+        others = [socket_of(self.pid, fd) for fd in sockets if fd != control]
         # Among those the channel of a session that has just ended may still be; that one is the front's own.
         (self.logins,) = [sock for sock in others if _made_by(sock) == server.process.pid]
 
@@ -644,7 +631,7 @@ def test_a_serve_frame_cut_short_does_not_end_the_broker(make_server, octets):
     )  # fmt: skip
     client, stream = _tcp_pair()
     ours, theirs = channel.pair()
-    control = _taken(auth, _control_fd(auth))
+    control = socket_of(auth, _control_fd(auth))
     channel.send(control, whole[:octets], [stream.fileno(), theirs.fileno()])
     for each in (control, client, stream, ours, theirs):
         each.close()

@@ -98,7 +98,7 @@ def test_a_home_that_is_the_users_or_roots_is_a_jail(site, owner, group, mode):
     ],
 )
 def test_a_home_that_others_have_a_say_in_is_no_jail(site, owner, group, mode, reason):
-    """They could plant /etc or /lib there, or exchange directories. With the Maildir as jail it does not matter."""
+    """They could plant /etc or /lib there, or exchange directories. With another jail it does not matter."""
     assert f"CredentialsRefused {reason}" in as_jail(site, owner, group, mode)
     assert as_jail(site, owner, group, mode, jail="maildir").startswith("became")
 
