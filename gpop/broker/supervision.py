@@ -10,11 +10,10 @@ Executed by the broker as root; it sees settings and descriptors, never a login.
 from __future__ import annotations
 
 import _socket
-import fcntl
 import os
-import select
 
 from gpop import signals
+from gpop.broker.log_pipes import WITHOUT_RIGHTS, LogPipes, give_pipes, new_pipe
 from gpop.events import Log
 from gpop.privsep import channel, messages
 from gpop.programs import settings_file, start_program
@@ -29,16 +28,12 @@ if TYPE_CHECKING:
 
 STARTING, SERVING, DRAINING = range(3)
 NAMES = ("front", "auth", "metrics", "log")
-WITHOUT_RIGHTS = ("front", "metrics")
 
 # A process that ends is started again after this long, doubled each time up to the last.
 FIRST_BACK_OFF_S = 0.2
 LAST_BACK_OFF_S = 30.0
 # One that lived this long has shown that it can: the next back-off is the first again.
 SETTLED_S = 60.0
-
-# What a front may have written that is not in the log yet. More than a user may have without further ado.
-LOG_PIPE_OCTETS = 1 << 20
 
 
 class Process:
@@ -124,8 +119,7 @@ class Generation:
 
     Attributes:
         log: that of the broker.
-        log_process: who writes it for fronts and metrics.
-        unread: log pipes of processes that have ended, with name and process id of whose they were.
+        log_pipes: by which fronts and metrics write to it.
     """
 
     __slots__ = (
@@ -135,14 +129,13 @@ class Generation:
         "fronts",
         "listening",
         "log",
-        "log_process",
+        "log_pipes",
         "metrics",
         "missing",
         "settings",
         "started",
         "state",
         "tallies",
-        "unread",
     )
 
     def __init__(
@@ -159,11 +152,15 @@ class Generation:
         self.auth: Process | None = None
         self.fronts: list[Process] = []
         self.metrics: Process | None = None
-        self.log_process: Process | None = None
-        self.unread: list[tuple[int, str, int]] = []
+        self.log_pipes = LogPipes()
         # When processes that ended are to be started again: (monotonic seconds, name).
         self.missing: list[tuple[float, str]] = []
         self.back_off = dict.fromkeys(NAMES, FIRST_BACK_OFF_S)
+
+    @property
+    def log_process(self) -> Process | None:
+        """Who writes the log for fronts and metrics."""
+        return self.log_pipes.reader
 
     @property
     def has_log_process(self) -> bool:
@@ -187,7 +184,7 @@ class Generation:
         Raises:
             OSError: it can't be started now.
         """
-        self._forget_what_is_read()
+        self.log_pipes.forget_what_is_read()
         lent = self.tallies.lend(name) if self.tallies and name != "metrics" else None
         try:
             process = self._start_process(name, lent, now)
@@ -196,8 +193,7 @@ class Generation:
                 self.tallies.take_back(lent)
             raise
         if name == "log":
-            self.log_process = process
-            self._hand_over_pipes(self.unread + self._pipes())
+            self.log_pipes.read_by(process, self.processes())
             if self.state == DRAINING:
                 process.drain(at_once=False)
         elif name == "auth":
@@ -208,8 +204,7 @@ class Generation:
             self.metrics = process
             if self.tallies:
                 self.tallies.add_reader(process)
-        if process.log_pipe >= 0:
-            self._hand_over_pipes([(process.log_pipe, name, process.pid)])
+        self.log_pipes.add(process)
         if self.state == SERVING and name in ("auth", "front"):
             self._connect(self.fronts if name == "auth" else [process], again=name == "auth")
         return process
@@ -218,7 +213,7 @@ class Generation:
         log_pipe, log_fd = -1, self.log.fd
         by_pipe = self.has_log_process and name in WITHOUT_RIGHTS
         if by_pipe:
-            log_pipe, log_fd = _log_pipe()
+            log_pipe, log_fd = new_pipe()
         settings_fd = -1
         try:
             settings_fd = settings_file(self.settings[name])
@@ -268,36 +263,6 @@ class Generation:
             arguments.append(f"{'tls' if tls else 'plain'}:{address}={sock.fileno()}")
         return start_program(arguments, keep, lean=name == "log", returns_memory=name == "front")
 
-    # The log of those without rights
-
-    def _pipes(self) -> list[tuple[int, str, int]]:
-        """The log pipes of processes that run, with their names and process ids."""
-        return [(each.log_pipe, each.name, each.pid) for each in self.processes() if each.log_pipe >= 0]
-
-    def _hand_over_pipes(self, pipes: Sequence[tuple[int, str, int]]) -> None:
-        """Have the log process read them. We keep them for the next one, which goes on where it was."""
-        log = self.log_process
-        if log is None:
-            return
-        for fd, name, pid in pipes:
-            try:
-                channel.send(log.control, messages.encode(messages.WRITER, name=name, pid=pid), [fd])
-            except OSError:
-                # It hangs or ends. The next one gets them all.
-                os.kill(log.pid, signals.KILL)
-                return
-
-    def _forget_what_is_read(self) -> None:
-        """Close log pipes of processes that have ended, if all that came out of them is in the log."""
-        for each in self.unread[:]:
-            if _is_read(each[0]):
-                os.close(each[0])
-                self.unread.remove(each)
-
-    def has_unread_lines(self) -> bool:
-        """Whether something is in a log pipe, or may come."""
-        return not all(_is_read(fd) for fd, _, _ in self.unread + self._pipes())
-
     def take_log_away(self, now: float) -> None:
         """
         An older broker has started it, with a log for everybody: from here on it is as one of ours.
@@ -308,14 +273,7 @@ class Generation:
         if not self.has_log_process or self.log_process:
             return
         self.missing.append((now, "log"))
-        for process in self.processes():
-            if process.name in WITHOUT_RIGHTS and process.holds_log:
-                process.log_pipe, log_fd = _log_pipe()
-                process.holds_log = False
-                try:
-                    channel.send(process.control, messages.encode(messages.LOG), [log_fd])
-                finally:
-                    os.close(log_fd)
+        give_pipes(self.processes())
 
     def serve(self) -> None:
         """
@@ -370,33 +328,31 @@ class Generation:
             if kind == messages.ATTACH:
                 self._connect([front for front in self.fronts if front.pid == pid], again=True)
             elif kind == messages.WRITER:
-                self._hand_over_pipes([each for each in self.unread + self._pipes() if each[2] == pid])
-            else:
-                process.tell(messages.encode(messages.LOG), [self.log.fd])
+                self.log_pipes.hand_over_again(pid, self.processes())
+            elif not process.tell(messages.encode(messages.LOG), [self.log.fd]):
+                process.lost.add((kind, pid))
 
     def ended(self, process: Process, now: float) -> float | None:
         """Forget a process that ended; returns the seconds until it is started again, None if never."""
         process.control.close()
-        if process.log_pipe >= 0:
-            self.unread.append((process.log_pipe, process.name, process.pid))
-        if process is self.log_process:
-            self.log_process = None
-        elif process is self.auth:
+        was_log = process is self.log_process
+        self.log_pipes.ended(process)
+        if process is self.auth:
             self.auth = None
         elif process is self.metrics:
             self.metrics = None
             if self.tallies:
                 self.tallies.readers.remove(process)
-        else:
+        elif not was_log:
             self.fronts.remove(process)
-        process.log_pipe = -1
         if self.tallies and process.tally:
             self.tallies.take_back(process.tally)
-        self._forget_what_is_read()
+        self.log_pipes.forget_what_is_read()
         name = process.name
         if self.state == STARTING and process.is_needed:
             return None
-        if self.state == DRAINING and not (name == "log" and self.has_unread_lines()):
+        is_needed = name == "log" and self.log_pipes.has_unread_lines(self.processes())
+        if self.state == DRAINING and not is_needed:
             return None
         if now - process.started >= SETTLED_S:
             self.back_off[name] = FIRST_BACK_OFF_S
@@ -453,26 +409,3 @@ class Generation:
                 process.drain(at_once=True)
             else:
                 os.kill(process.pid, signals.KILL)
-
-
-def _log_pipe() -> tuple[int, int]:
-    """
-    Make a pipe for lines of the log; returns the end that is read and the end that is written.
-
-    Raises:
-        OSError: there can't be another one now.
-    """
-    reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, LOG_PIPE_OCTETS)
-    except OSError:
-        return reading, writing  # a smaller one holds the lines of some hundred sessions as well
-    return reading, writing
-
-
-def _is_read(fd: int) -> bool:
-    """Whether nothing is in a pipe, and nobody can write to it any more."""
-    poller = select.poll()
-    poller.register(fd, select.POLLIN)
-    found = poller.poll(0)
-    return bool(found) and not found[0][1] & select.POLLIN

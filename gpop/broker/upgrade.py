@@ -55,7 +55,7 @@ def handed_over(
     descriptors = [log.fd, *(sock.fileno() for sock in (*listening.values(), *new))]
     descriptors += [process.control.fileno() for process in processes]
     descriptors += [process.log_pipe for process in processes]
-    descriptors += [fd for generation in generations for fd, _, _ in generation.unread]
+    descriptors += [fd for generation in generations for fd, _, _ in generation.log_pipes.unread]
     descriptors += [fd for each in lent for fd in (each.fd, each.reading_fd)]
     return others | {
         "format": FORMAT,
@@ -129,7 +129,7 @@ def _generation_as_plain(generation: Generation, lent: Sequence[Lent]) -> dict[s
         ],
         # Apart: a version that has no log process takes every name that it does not know for a front's.
         "log": _process_as_plain(generation.log_process, lent) if generation.log_process else None,
-        "unread": generation.unread,
+        "unread": generation.log_pipes.unread,
     }
 
 
@@ -158,10 +158,10 @@ def _generation_from_plain(
     generation.missing = plain["missing"]
     generation.back_off |= plain["back_off"]
     # What follows the version before the log process does not know.
-    generation.unread = [*plain.get("unread", ())]
+    generation.log_pipes.unread = [*plain.get("unread", ())]
     log_process = plain.get("log")
     if log_process:
-        generation.log_process = _process_from_plain(log_process, generation, tallies)
+        generation.log_pipes.reader = _process_from_plain(log_process, generation, tallies)
     for each in plain["processes"]:
         process = _process_from_plain(each, generation, tallies)
         if process.name == "auth":
@@ -170,7 +170,7 @@ def _generation_from_plain(
             generation.metrics = process
         else:
             generation.fronts.append(process)
-    if not log_process and generation.has_unread_lines():
+    if not log_process and generation.log_pipes.has_unread_lines(generation.processes()):
         generation.missing.append((0.0, "log"))  # it has just ended
     return generation
 
