@@ -431,6 +431,21 @@ def test_a_config_that_everybody_can_write_is_an_error(write: Write, monkeypatch
     assert "chmod o-w" in str(machine_problems(path).errors[0])
 
 
+def test_a_store_that_everybody_can_write_to_is_an_error(
+    write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each login would be refused: its session locks itself in there."""
+    as_user(monkeypatch, 0)
+    store = tmp_path / "store"
+    store.mkdir()
+    config = f'{SOURCE}[server]\nuser = "nobody"\n[session]\nreuse_below = "{store}"\n'
+    store.chmod(0o755)
+    assert not machine_problems(write(config)).errors
+    store.chmod(0o1777)
+    (error,) = machine_problems(write(config)).errors
+    assert error.line == 7 and "everybody can write there" in error.text
+
+
 # Warnings
 
 

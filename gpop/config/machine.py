@@ -35,6 +35,7 @@ def check(reading: Reading) -> None:
         _check_service_user(reading)
         _check_run_dir(reading)
         _check_own_file(reading)
+        _check_store(reading)
         if reading.values["jail"] == "none":
             text = "a session that is taken over can read every file its user can"
             reading.warn(("session", "jail"), text, "none")
@@ -67,6 +68,17 @@ def _check_service_user(reading: Reading) -> None:
         return
     if entry.pw_uid == 0:
         reading.error(("server", "user"), "this is root; expected a user without rights", name)
+
+
+def _check_store(reading: Reading) -> None:
+    path = reading.values["reuse_below"]
+    try:
+        status = os.stat(path)
+    except OSError:
+        return  # it may be mounted later; a session looks again
+    if stat.S_IMODE(status.st_mode) & stat.S_IWOTH:
+        text = "everybody can write there, so it is no jail; expected a directory of the mail's owner"
+        reading.error(("session", "reuse_below"), text, path)
 
 
 def _check_run_dir(reading: Reading) -> None:

@@ -40,8 +40,8 @@ def installed(make_site):
     """A function that starts gpop from an installation of its own; returns both."""
     servers = []
 
-    def start(**settings) -> tuple[Server, Installation]:
-        site: Site = make_site(**settings)
+    def start(site: Site | None = None, **settings) -> tuple[Server, Installation]:
+        site = site or make_site(**settings)
         installation = Installation(site.path)
         servers.append(Server(site, program=installation.program))
         return servers[-1], installation
@@ -166,9 +166,11 @@ def test_signals_during_an_upgrade_come_after_it(installed):
     assert not server.events("upgrade_failed", "reload_failed", "process_ended")
 
 
-def test_processes_that_are_reused_end_with_their_login(installed):
+def test_processes_that_are_reused_end_with_their_login(make_site, installed):
     """They are old code: free ones end at once, the others after the login that they serve."""
-    server, installation = installed(session__reuse_below="/tmp")
+    site = make_site()
+    site.write_config(session__reuse_below=str(site.path / "home"))
+    server, installation = installed(site)
     with server.login() as old:
         installation.update("0.2.0")
         upgrade(server)
