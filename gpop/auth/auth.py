@@ -9,13 +9,12 @@ never waits for a front, a checker, PAM or a file system of a user's; passwords 
 and in checkers, in no other process of root's.
 
 What executes as root here: auth.*, accounts.*, privsep.messages, privsep.channel,
-privsep.shortage, events, and the PAM and NSS modules of the system. It does not know POP3 and reads no octet
-of a client's stream.
+privsep.shortage, events, and the PAM and NSS modules of the system. It does not know POP3
+and reads no octet of a client's stream.
 """
 
 from __future__ import annotations
 
-import _socket
 import gc
 import os
 import resource
@@ -25,16 +24,16 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from gpop import events
 from gpop.accounts.account import SYS_PERM, SYS_TEMP, Accepted, Refused, Verdict
-from gpop.accounts.addresses import Networks, is_address, packed
+from gpop.accounts.addresses import Networks
 from gpop.accounts.maps.virtualusers import VirtualUsers
 from gpop.accounts.sources import Source
 from gpop.auth import starting
 from gpop.auth.attempt import Attempt
 from gpop.auth.deciding import Decider
+from gpop.auth.login import GONE, VERIFIED, Login, peer_of
 from gpop.config import AuthSettings
 from gpop.privsep import channel, messages
 from gpop.privsep.shortage import Shortage
@@ -47,48 +46,6 @@ MAX_LOGIN_OCTETS = 4096  # a LOGIN frame with all its fields as long as they may
 # Descriptors that are not a login's: standard ones, fronts, libraries, checkers' pipes.
 SPARE_DESCRIPTORS = 64
 MAX_PENDING = 4096
-
-# Of `_socket`: those of `socket` are enum members, and putting two together takes a hundred calls.
-SEND_FLAGS = _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL
-
-GONE, UNVERIFIED, VERIFIED = range(3)  # what the kernel says of a client's address
-
-
-class Login:
-    """
-    What an attempt carries through the decision: its frame's other fields, and the descriptors.
-
-    Raises:
-        BadFrame: the channel is no socket; the descriptors remain the caller's then. What else
-            is wrong with a descriptor the session sees, which checks both before anything else.
-    """
-
-    __slots__ = ("channel", "client", "for_session", "login_id")
-
-    def __init__(self, fields: dict[str, Any], client: int, channel_fd: int) -> None:
-        self.login_id = fields["login_id"]
-        # What goes from the front to the session as it is.
-        self.for_session = {name: fields[name] for name in ("dialogue", "utf8", "language")}
-        self.client = client
-        # Its flags are not touched: O_NONBLOCK belongs to the open file, and a session will want to wait.
-        self.channel = _socket_of(channel_fd, _socket.SOCK_SEQPACKET)
-
-    def tell(self, octets: bytes) -> bool:
-        """Send a frame to the front, without waiting for one that does not read; False if it can't be."""
-        try:
-            self.channel.send(octets, SEND_FLAGS)
-        except OSError:
-            return False
-        return True
-
-    def descriptors(self) -> tuple[int, int]:
-        """Both, as a SERVE frame takes them along."""
-        return self.client, self.channel.fileno()
-
-    def close(self) -> None:
-        """Give up both descriptors."""
-        channel.close_stream(self.client)
-        self.channel.close()
 
 
 class Auth:
@@ -109,7 +66,7 @@ class Auth:
         self.front_pids: dict[int, int] = {}  # by the descriptor of its login socket, as the broker says
         self.draining = False
         self.drain_at_once = False
-        # Who may say whom they speak for; see `_peer_of`.
+        # Who may say whom they speak for; see `login.peer_of`.
         self.spokesmen = Networks([*settings.proxy_networks, *settings.xclient_networks])
         # Frames for the broker; with the login that is handed over, if one is.
         self._outbox: deque[tuple[bytes, Login | None]] = deque()
@@ -303,7 +260,7 @@ class Auth:
             fields = frame.fields
             # With a relay the session gets an end of it; whom it is for the client's own stream says.
             stream = fds[2 if frame.kind == messages.RELAYED_LOGIN else 0]
-            peer = _peer_of(stream, fields["peer"], self.spokesmen)
+            peer = peer_of(stream, fields["peer"], self.spokesmen)
             login = Login(fields, *fds[:2])
         except messages.BadFrame as error:
             channel.close_all(fds)
@@ -406,44 +363,6 @@ def _refusal(attempt: Attempt, verdict: Refused) -> bytes:
 def _auth_us(attempt: Attempt) -> int:
     """How long the decision took: its waiting included, but not the wait for a refusal's fixed time."""
     return int(((attempt.decided_s or time.monotonic()) - attempt.arrived_s) * 1e6)
-
-
-def _peer_of(client: int, peer: str, spokesmen: Networks) -> int:
-    """
-    Check that a login comes from whom the front says.
-
-    Penalties hang on the address: a front that was taken over must not guess in others' names.
-    Behind a unix socket only the front knows; see `Attempt.peer_is_verified`. Of a stream that the
-    kernel says comes from a proxy or a trusted XCLIENT host, the front is believed: nobody else
-    has read for whom that one speaks, and what this costs is in docs/security.md.
-
-    Raises:
-        BadFrame: the stream comes from another address, or what it is said to come from is none.
-    """
-    stream = _socket_of(client, _socket.SOCK_STREAM)
-    try:
-        address = stream.getpeername()
-    except OSError:
-        return GONE
-    finally:
-        stream.detach()
-    if not isinstance(address, tuple):
-        return UNVERIFIED
-    if address[0] == peer or packed(address[0]) == packed(peer):
-        return VERIFIED
-    if address[0] not in spokesmen:
-        raise messages.BadFrame("login.peer is not the peer of the stream")
-    if not is_address(peer):
-        raise messages.BadFrame("login.peer is no address")
-    return VERIFIED
-
-
-def _socket_of(fd: int, kind: int) -> _socket.socket:
-    """Return a plain socket object of `fd`; the kernel is asked whether it is a socket, not which."""
-    try:
-        return _socket.socket(_socket.AF_UNIX, kind, 0, fd)
-    except OSError:
-        raise messages.BadFrame("a descriptor is no socket") from None
 
 
 def _descriptors_of(log: events.Log) -> set[int]:
