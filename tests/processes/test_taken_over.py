@@ -405,7 +405,7 @@ def test_a_front_that_sends_the_broker_what_it_may_not_is_ended(captured, octets
 
 
 @needs_root
-@pytest.mark.parametrize("kind, pid", [(messages.LOG, 0), (messages.ATTACH, 1), (messages.WRITER, 1)])
+@pytest.mark.parametrize("kind, pid", [(messages.LOG, 0), (messages.ATTACH, 1)])
 def test_a_front_gets_nothing_by_saying_that_it_was_lost(captured, kind, pid):
     """Not the log, which it does not hold, nor the way of another front: it was never sent these."""
     channel.send(captured.control, messages.encode(messages.LOST, frame_kind=kind, pid=pid))
