@@ -143,7 +143,7 @@ def draw(samples: list[Sample], path: Path) -> bool:
         minutes = [seconds / 60 for seconds, _ in series]
         axes.plot(minutes, [kib / 1024 for _, kib in series], label=process, linewidth=1)
     axes.set(xlabel="minutes", ylabel="own memory, MiB", xlim=(0, None), ylim=(0, None))
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(MOST_GROWTH_KIB))
     axes.grid(alpha=0.3)
     # Without a date and the like the same samples make the same file.
     figure.savefig(path, metadata={"Date": None, "Creator": None})
