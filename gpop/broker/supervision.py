@@ -44,14 +44,14 @@ class Process:
         holds_log: it writes the log itself.
         log_pipe: if not, the end from which its lines are read; -1: there is none, or none any more.
         ready: it has said that it is warmed and waits.
-        lost: what it had no descriptor for, and is to be sent again: (kind of the frame, process id in it).
+        lost: what could not be sent, or it had no descriptor for, and is to be sent again: the kind of the
+            frame, and the process id in it, of DRAIN whether at once.
         asked, missed: whether an answer to ALIVE is due, and at how many looks it has not been there.
-        untold: a frame that it could not be sent, and will be when it is asked next.
     """
 
     __slots__ = (
         *("asked", "control", "generation", "holds_log", "log_pipe", "lost", "missed", "name", "pid"),
-        *("ready", "started", "tally", "untold"),
+        *("ready", "started", "tally"),
     )
 
     def __init__(
@@ -65,7 +65,6 @@ class Process:
         self.started = now
         self.asked = False
         self.missed = 0
-        self.untold = b""
         self.lost: set[tuple[int, int]] = set()
         self.tally: Lent | None = None
         self.holds_log = True
@@ -83,9 +82,7 @@ class Process:
             self.log_pipe = -1
 
     def ask(self) -> None:
-        """Have it say that it is at work, and do what it could not be told before."""
-        if self.untold and self.tell(self.untold):
-            self.untold = b""
+        """Have it say that it is at work."""
         self.asked = True
         self.tell(messages.encode(messages.ALIVE))
 
@@ -107,10 +104,9 @@ class Process:
         return True
 
     def drain(self, at_once: bool) -> None:
-        """Let it finish what it has, and end; if it can't be told now it is when it is asked next."""
-        octets = messages.encode(messages.DRAIN, at_once=int(at_once))
-        if not self.tell(octets):
-            self.untold = octets
+        """Let it finish what it has, and end; if it can't be told now, it is told again."""
+        if not self.tell(messages.encode(messages.DRAIN, at_once=int(at_once))):
+            self.lost.add((messages.DRAIN, int(at_once)))
 
 
 class Generation:
@@ -322,10 +318,12 @@ class Generation:
         return kind == messages.LOG and process.holds_log
 
     def send_again(self, process: Process) -> None:
-        """Send a process what it had no descriptor for."""
+        """Send a process what was lost."""
         lost, process.lost = process.lost, set()
         for kind, pid in lost:
-            if kind == messages.ATTACH:
+            if kind == messages.DRAIN:
+                process.drain(at_once=bool(pid))
+            elif kind == messages.ATTACH:
                 self._connect([front for front in self.fronts if front.pid == pid], again=True)
             elif kind == messages.WRITER:
                 self.log_pipes.hand_over_again(pid, self.processes())

@@ -38,7 +38,7 @@ The log is {path} (log.target = "file"):
     "syslog": """\
 The log goes to the syslog daemon at {socket} (log.target = "syslog"), with facility {facility}.""",
 }
-EVERYBODY = "the dialogue of everybody is logged (log.level = \"debug\")"
+EVERYBODY = 'the dialogue of everybody is logged (log.level = "debug")'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
