@@ -16,6 +16,7 @@ hypothesis.settings.load_profile("gpop")
 ROOT_TESTS = Path(__file__).parent / "root"
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which looks at the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """
     Tests in tests/root are skipped, in words, for everybody else.

@@ -82,12 +82,12 @@ class Liveness:
             if not process.ready:
                 if now - process.started > START_TIMEOUT_S:
                     stuck.append(process)
-            elif not process.asked:
-                process.ask()
-            elif process.missed < self._most_missed:
+            elif process.missed >= self._most_missed:
+                stuck.append(process)
+            elif process.asked:
                 process.missed += 1
             else:
-                stuck.append(process)
+                process.ask()
         return stuck
 
 

@@ -46,7 +46,7 @@ class Process:
         ready: it has said that it is warmed and waits.
         lost: what could not be sent, or it had no descriptor for, and is to be sent again: the kind of the
             frame, and the process id in it, of DRAIN whether at once.
-        asked, missed: whether an answer to ALIVE is due, and at how many looks it has not been there.
+        asked, missed: how many answers to ALIVE are due, and at how many looks there was none.
     """
 
     __slots__ = (
@@ -63,8 +63,7 @@ class Process:
         self.generation = generation
         self.ready = False
         self.started = now
-        self.asked = False
-        self.missed = 0
+        self.asked = self.missed = 0
         self.lost: set[tuple[int, int]] = set()
         self.tally: Lent | None = None
         self.holds_log = True
@@ -82,13 +81,15 @@ class Process:
             self.log_pipe = -1
 
     def ask(self) -> None:
-        """Have it say that it is at work."""
-        self.asked = True
-        self.tell(messages.encode(messages.ALIVE))
+        """Have it say that it is at work; who can't be asked has missed it."""
+        if self.tell(messages.encode(messages.ALIVE)):
+            self.asked += 1
+        else:
+            self.missed += 1
 
     def answered(self) -> None:
         """It has said so."""
-        self.asked = False
+        self.asked -= 1
         self.missed = 0
 
     def tell(self, octets: bytes, fds: Sequence[int] = ()) -> bool:

@@ -9,6 +9,8 @@ import time
 import pytest
 
 from gpop.broker.liveness import START_TIMEOUT_S, Liveness
+from gpop.broker.supervision import Process
+from gpop.privsep import channel
 from tests.serving import wait_until
 
 # Short, but long enough for a process of a busy machine.
@@ -72,6 +74,29 @@ def test_an_impatient_service_manager_is_told_more_often():
     assert liveness.look_s == 2.0
     found = [liveness.look([process], 2.0 * number) for number in range(1, 18)]
     assert found[:16] == [[]] * 16 and found[16] == [process]
+
+
+def test_who_is_asked_twice_may_answer_twice():
+    """At a look, and again because it is to serve from now on: the second answer was taken for an attack."""
+    ours, theirs = channel.pair()
+    with ours, theirs:
+        process = Process("front", os.getpid(), ours, None, 0.0)
+        process.ask()
+        process.ask()
+        process.answered()
+        assert process.asked
+        process.answered()
+        assert not process.asked
+
+
+def test_who_can_not_be_asked_has_missed_it():
+    """It is stuck, or the kernel has no memory at that moment: one such moment is no reason to end it."""
+    ours, theirs = channel.pair()
+    theirs.close()
+    with ours:
+        process = Process("front", os.getpid(), ours, None, 0.0)
+        process.ask()
+        assert (process.asked, process.missed) == (0, 1)
 
 
 def test_a_process_that_is_started_again_and_never_ready_is_stuck():
