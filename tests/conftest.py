@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -16,21 +17,30 @@ hypothesis.settings.load_profile("gpop")
 ROOT_TESTS = Path(__file__).parent / "root"
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which looks at the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """
-    Tests in tests/root are skipped, in words, for everybody else.
-
-    Where tests run in several processes (pytest-xdist) each file stays in one of them, with what its tests
-    share; so does tests/root, whose users, units and mounts are the machine's.
-    """
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests in tests/root are skipped, in words, for everybody else."""
+    if os.geteuid() == 0:
+        return
     for item in items:
-        changes_machine = ROOT_TESTS in item.path.parents
-        if changes_machine and os.geteuid() != 0:
+        if ROOT_TESTS in item.path.parents:
             item.add_marker(pytest.mark.skip(reason="needs root: it changes users, jails or mounts"))
-        if config.pluginmanager.hasplugin("xdist"):
-            group = "root" if changes_machine else str(item.path)
-            item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """
+    Where tests run in several processes each file stays in one of them, with what its tests share.
+
+    So does tests/root, whose users, units and mounts are the machine's.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return "tests/root" if path.startswith("tests/root/") else path
+
+    return ByFile(config, log)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import closing
 
 import pytest
 
@@ -79,7 +80,7 @@ def test_an_impatient_service_manager_is_told_more_often():
 def test_who_is_asked_twice_may_answer_twice():
     """At a look, and again because it is to serve from now on: the second answer was taken for an attack."""
     ours, theirs = channel.pair()
-    with ours, theirs:
+    with closing(ours), closing(theirs):
         process = Process("front", os.getpid(), ours, None, 0.0)
         process.ask()
         process.ask()
@@ -93,7 +94,7 @@ def test_who_can_not_be_asked_has_missed_it():
     """It is stuck, or the kernel has no memory at that moment: one such moment is no reason to end it."""
     ours, theirs = channel.pair()
     theirs.close()
-    with ours:
+    with closing(ours):
         process = Process("front", os.getpid(), ours, None, 0.0)
         process.ask()
         assert (process.asked, process.missed) == (0, 1)
