@@ -117,6 +117,8 @@ class Health:
         serving = [generation for generation in server.generations if generation.state == SERVING]
         if any(generation.answers() for generation in serving):
             server.manager.well()
+        for generation in server.generations:
+            generation.log_pipes.forget_what_is_read()
         for process in server.processes.values():
             if process.lost:
                 process.generation.send_again(process)
