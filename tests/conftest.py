@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ hypothesis.settings.load_profile("gpop")
 
 
 ROOT_TESTS = Path(__file__).parent / "root"
+
+
+def pytest_configure() -> None:
+    """Ctrl-C is tested also where a script has started the tests in the background, which ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -57,7 +57,8 @@ def test_any_other_number_of_descriptors_is_refused_and_none_leaks(ends, count):
 def room_for(count: int) -> Iterator[None]:
     """All descriptors of this process but `count` are in use."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[0], 256), limits[1]))
+    highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + count + 2, limits[1]))
     taken = []
     try:
         with contextlib.suppress(OSError):

@@ -14,7 +14,7 @@ Found = list[str] | str | None
 def sendmail(maps: list[dict[str, str]], name: str) -> Found:
     """One step through a virtusertable."""
     if "@" not in name:
-        tries = [(name, {"%0": name, "%1": name})]
+        tries = [(name, {"%1": name})]
     else:
         local, domain = name.rsplit("@", 1)
         tries = [(name, {"%1": local})]

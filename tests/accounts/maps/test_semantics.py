@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpop.accounts.maps import postfix, sendmail
@@ -216,6 +216,7 @@ MAPS = st.lists(st.dictionaries(KEYS, VALUES, max_size=6), min_size=1, max_size=
 
 
 @given(maps=MAPS, name=NAMES)
+@example(maps=[{"b": "%0"}], name="B")  # %0 is the key, also of a name without a domain
 def test_sendmails_table_is_what_the_reference_says(maps: list[dict[str, str]], name: str) -> None:
     """For any maps and any name."""
     expected = reference.sendmail(maps, name)
