@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ ROOT_TESTS = Path(__file__).parent / "root"
 
 def pytest_configure() -> None:
     """Ctrl-C is tested also where a script has started the tests in the background, which ignores it."""
+    if os.geteuid() != 0:
+        # A user has 1,024 without further ado, and some tests as many connections.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

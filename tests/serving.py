@@ -59,6 +59,8 @@ class Site:
         self.names = [f"user{n}" for n in range(accounts if ROOT else 1)]
         for name in self.names:
             self.make_home(name)
+        if not ROOT:
+            (self.path / "run").mkdir()  # root's broker makes it
         self.write_passwd()
         self.write_config()
 

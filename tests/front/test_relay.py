@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import socket
 import ssl
 import struct
@@ -76,6 +77,7 @@ def ends(running: relay.Relay, within_s: float) -> bool:
     return False
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it takes the client's packets away")
 def test_a_peer_that_left_the_network_in_a_download_ends_its_session(
     client_and_transport, moving, monkeypatch
 ):

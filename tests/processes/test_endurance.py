@@ -247,6 +247,7 @@ def test_a_very_slow_reader_is_not_logged_out_either(make_server):
         assert dialogue.ask("QUIT").startswith(b"+OK")
 
 
+@pytest.mark.skipif(not ROOT, reason="needs root: it takes the client's packets away")
 def test_a_client_that_left_the_network_in_the_middle_is_taken_over_from(make_server):
     """With octets on their way that nobody acknowledges, it is silent: its user is not kept out."""
     server = make_server(session__takeover_after_s=1, session__lock_wait_s=2)

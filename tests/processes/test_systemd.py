@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.certificates import Authority
-from tests.serving import PASSWORD, Dialogue, Server, gpop_command, wait_until
+from tests.serving import PASSWORD, ROOT, Dialogue, Server, gpop_command, wait_until
 
 CONF = Path(__file__).parent.parent.parent / "conf"
 UNITS = ("gpop.service", "gpop.socket", "gpop-tls.socket")
@@ -110,6 +110,7 @@ def test_the_watchdog_is_fed_while_fronts_and_auth_answer(managed):
     assert server.pids("front") not in ([], [front])
 
 
+@pytest.mark.skipif(not ROOT, reason="needs root: it looks at the environment of a session's process")
 def test_nothing_of_the_service_manager_reaches_a_session(managed):
     """Neither the name of its socket nor a descriptor: what runs as a mail user can tell it nothing."""
     server, manager = managed(watchdog_s=20)
@@ -148,6 +149,7 @@ def activated(make_site):
 
 
 @needs_systemd
+@pytest.mark.skipif(not ROOT, reason="needs root: it looks at the environment of a session's process")
 def test_sockets_of_systemd_are_served_in_clear_and_with_tls(activated, tmp_path):
     """Who connected before there was a gpop is served; a reload and an upgrade keep the sockets."""
     authority = Authority(tmp_path)
