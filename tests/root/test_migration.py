@@ -13,6 +13,7 @@ import poplib
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,12 +76,24 @@ class Move:
 
     def listed(self, port: int, name: str = "user0") -> list[bytes]:
         """The unique-ids that a server lists."""
-        client = poplib.POP3("127.0.0.1", port, timeout=60)
-        client.user(name)
-        client.pass_(PASSWORD)
+        client = self._logged_in(port, name)
         listed = client.uidl()[1]
         client.quit()
         return listed
+
+    def _logged_in(self, port: int, name: str) -> poplib.POP3:
+        """On a busy machine Courier has a temporary problem now and then, and asks to be tried again."""
+        client = poplib.POP3("127.0.0.1", port, timeout=60)
+        client.user(name)
+        try:
+            client.pass_(PASSWORD)
+        except poplib.error_proto as refused:
+            if b"Temporary problem" not in refused.args[0] or port != self.old.port:
+                raise
+            client.close()
+            time.sleep(1)
+            return self._logged_in(port, name)
+        return client
 
     def imported(self) -> bytes:
         return (self.site.maildir() / ".unique-ids").read_bytes()
