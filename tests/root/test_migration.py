@@ -13,7 +13,6 @@ import poplib
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +31,7 @@ from tests.migration.old_servers import (
     started,
     users_file,
 )
-from tests.serving import ROOT, Server
+from tests.serving import ROOT, Server, wait_until
 
 pytestmark = pytest.mark.skipif(not ROOT, reason="starts servers that want root, for users of their own")
 
@@ -83,17 +82,23 @@ class Move:
 
     def _logged_in(self, port: int, name: str) -> poplib.POP3:
         """On a busy machine Courier has a temporary problem now and then, and asks to be tried again."""
-        client = poplib.POP3("127.0.0.1", port, timeout=60)
-        client.user(name)
-        try:
-            client.pass_(PASSWORD)
-        except poplib.error_proto as refused:
-            if b"Temporary problem" not in refused.args[0] or port != self.old.port:
-                raise
-            client.close()
-            time.sleep(1)
-            return self._logged_in(port, name)
-        return client
+        found: list[poplib.POP3] = []
+
+        def served() -> bool:
+            client = poplib.POP3("127.0.0.1", port, timeout=60)
+            client.user(name)
+            try:
+                client.pass_(PASSWORD)
+            except poplib.error_proto as refused:
+                client.close()
+                if b"Temporary problem" not in refused.args[0] or port != self.old.port:
+                    raise
+                return False
+            found.append(client)
+            return True
+
+        wait_until(served, 60, "a login that the old server does not put off")
+        return found[0]
 
     def imported(self) -> bytes:
         return (self.site.maildir() / ".unique-ids").read_bytes()
