@@ -301,23 +301,52 @@ def test_the_kernel_kills_a_session_for_memory(server):
 # Disks
 
 
+def fill(where: Path) -> Path:
+    """Write a file until no octet more can be written; returns it."""
+    path = where / "filler"
+    with open(path, "wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    return path
+
+
+def all_served_without_room(server, where: Path, said: str) -> None:
+    """With no octet free at `where` everything is served, and mail can be removed."""
+    for state in Drop.STATES:
+        drop = Drop(server, state)
+        filler = fill(where)
+        before = len(server.events("cache_unwritable"))
+        attempt = Attempt(drop, wrong_sizes=0)
+        print(f"{said}, cache {state}: {attempt.cut.strip() or 'served'}")
+        assert attempt.removed
+        if state != "unchanged":
+            said_of_it = server.wait_for_event("cache_unwritable", before + 1)["detail"]
+            assert said_of_it == f"reason={said}"
+        failing.after(attempt)
+        filler.unlink()
+    wait_until(lambda: not server.pids("session"), 60)
+
+
 def test_a_full_disk_under_a_server(server):
-    """No octet is free: everything is served, and mail can be removed."""
+    """ENOSPC: what is there is served, and the cache is not."""
     lasting = Lasting(server)
     with mounted(server.site, "-t", "tmpfs", "-o", "size=1m", "tmpfs") as where:
-        for state in Drop.STATES:
-            drop = Drop(server, state)
-            with open(where / "filler", "wb", buffering=0) as file:
-                try:
-                    while file.write(bytes(4096)):
-                        pass
-                except OSError:
-                    pass
-            attempt = Attempt(drop, wrong_sizes=0)
-            assert attempt.removed
-            failing.after(attempt)
-            (where / "filler").unlink()
-        wait_until(lambda: not server.pids("session"), 60)
+        all_served_without_room(server, where, "ENOSPC")
+        lasting.check()
+
+
+@pytest.mark.skipif(shutil.which("mkfs.btrfs") is None, reason="mkfs.btrfs (btrfs-progs) is not installed")
+def test_a_full_quota_under_a_server(server, tmp_path):
+    """EDQUOT: as a full disk, but there is room for others."""
+    lasting = Lasting(server)
+    image = tmp_path / "image"
+    with open(image, "wb") as file:
+        file.truncate(128 << 20)
+    subprocess.run(["mkfs.btrfs", "--quiet", "--mixed", image], check=True)
+    with mounted(server.site, "-o", "loop", image) as where:
+        subprocess.run(["btrfs", "quota", "enable", where], check=True)
+        subprocess.run(["btrfs", "qgroup", "limit", "1M", where], check=True)
+        all_served_without_room(server, where, "EDQUOT")
         lasting.check()
 
 

@@ -16,6 +16,7 @@ from loadtest import installation
 from tests.serving import FAULTS, PASSWORD, ROOT, Server, Site, gpop_command, wait_until
 
 MESSAGE = b"Subject: one\n\nbody\n"
+UPGRADES = int(os.environ.get("GPOP_TEST_UPGRADES", "4"))
 # What can be wrong with a version: a module, what stands there, what it is by mistake, what is said of it.
 BROKEN = [
     ("broker/broker.py", "class Broker:", "class Broker", "SyntaxError"),
@@ -87,6 +88,35 @@ def test_old_sessions_end_in_the_old_code_and_new_ones_start_in_the_new(installe
     assert not server.events("session_died", "process_ended", "frame_rejected", "session_unreported")
     assert server.stop() == 0
     assert server.events()[-1]["event"] == "broker_stopped"
+
+
+def test_an_upgrade_after_the_other_leaves_nothing_behind(installed):
+    """As many as `GPOP_TEST_UPGRADES` says, with a session from before each: descriptors, processes as before."""
+    server, installation = installed(accounts=2, accounts_cache__enabled=True)
+    last = server.site.names[-1]
+    server.site.deliver(MESSAGE, last)
+
+    def held() -> tuple[int, list[str]]:
+        return len(os.listdir(f"/proc/{server.process.pid}/fd")), sorted(server.children().values())
+
+    with server.login(last) as dialogue:
+        assert dialogue.ask("QUIT") == b"+OK bye"
+    wait_until(lambda: not server.pids("session"))
+    before, bye = held(), b"+OK bye"
+    for count in range(1, UPGRADES + 1):
+        with server.login(last) as old:
+            installation.update(f"0.2.{count}")
+            assert upgrade(server, count)["version"] == installation.version
+            server.wait_for_event("reload_finished", count)
+            assert old.ask("STAT") == f"+OK 1 {len(MESSAGE) + 3}".encode()
+            assert old.ask("QUIT") == bye
+        bye = f"+OK bye from {installation.version}".encode()
+        with server.login() as new:
+            assert new.ask("QUIT") == bye
+        wait_until(lambda: held() == before, 30, what=lambda: f"{before}; {held()}")
+    assert not server.faults()
+    assert not server.events("upgrade_failed", "reload_failed", "process_stuck")
+    assert server.stop() == 0
 
 
 def test_limits_count_what_was_started_before(installed):
