@@ -112,12 +112,12 @@ class Auth:
             self.decider.tick(time.monotonic())
             if self.log.tally is not None:
                 self._count(self.log.tally)
-        self.decider.end()
+        self.decider.checks.kill_all()
 
     def _count(self, tally: Tally) -> None:
         decider = self.decider
         tally.set(("undecided_logins",), len(decider.pending))
-        tally.set(("running_checks",), decider.running_checks())
+        tally.set(("running_checks",), len(decider.checks))
         tally.set(("penalised_sources",), len(decider.penalties))
         tally.set(("auth_cache_entries",), len(decider.cache) if decider.cache is not None else 0)
 
@@ -141,7 +141,7 @@ class Auth:
         self._poller.unregister(fd)
 
     def _watch_checker(self, fd: int) -> None:
-        self._watch(fd, lambda: self.decider.checker_readable(fd, time.monotonic()))
+        self._watch(fd, lambda: self.decider.checks.readable(fd, time.monotonic()))
 
     def _woken(self) -> None:
         os.read(self._wakeup, 512)  # if there is more, we are woken once more

@@ -8,8 +8,8 @@ What happens to a login in auth, from its frame to its verdict.
                                                                     └> refused, said at the fixed time
 
 `Decider` moves attempts along this way; it has no loop of its own: the process around it
-(auth.py) calls `submit`, `tick` and the two `checker_…` methods, tells it the time, and
-sends what `answer` is called with. Everything that waits is bounded, in number and in
+(auth.py) calls `submit`, `tick` and `checkers_ended`, tells it the time, lets its `checks` read,
+and sends what `answer` is called with. Everything that waits is bounded, in number and in
 time. It knows no frames and no sockets. Executed by auth, as root.
 """
 
@@ -21,7 +21,6 @@ import itertools
 import math
 import os
 import secrets
-import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -34,10 +33,10 @@ from gpop.accounts.known import Known
 from gpop.accounts.maps.virtualusers import VirtualUsers
 from gpop.accounts.penalties import PenaltyTable
 from gpop.accounts.queue import Lanes
-from gpop.accounts.sources import MAPS, PasswdFileSource, Request, Source
+from gpop.accounts.sources import MAPS, PasswdFileSource, Source
 from gpop.accounts.user_settings import UserSettingsFile
-from gpop.auth import checker
 from gpop.auth.attempt import CHECKED, DONE, HELD, REFUSING, UNVERIFIED_SOURCE, WAITING, Attempt
+from gpop.auth.checks import Checks
 from gpop.auth.limits import Buckets
 from gpop.auth.reporting import report_map, report_passwd_file, report_user_settings
 
@@ -50,9 +49,6 @@ MAX_HELD = 1024
 MAX_HELD_PER_SOURCE = 8
 MAX_WAITING = 1024
 MAX_WAITING_PER_SOURCE = 256
-# Hashes are made to be expensive: beside a dozen guesses auth itself, and every session, would get a
-# twelfth of a core each.
-STRANGERS_NICENESS = 10
 # Front and auth share a clock; more than this between them is not to be believed.
 MAX_FRAME_AGE_S = 60.0
 
@@ -63,8 +59,7 @@ class Decider:
     """
     Decides attempts with `sources`; `answer(attempt, verdict)` is called once for each, when it is time.
 
-    `watch_fd` and `unwatch_fd` are told of descriptors from which `checker_readable` wants to
-    read, `keep` are descriptors that the system's libraries hold and checkers need.
+    `checks` are the checkers that it has started; `watch_fd`, `unwatch_fd` and `keep` are for them.
     """
 
     def __init__(
@@ -85,9 +80,17 @@ class Decider:
         self.log = log
         self.max_pending = max_pending
         self._answer = answer
-        self._watch_fd = watch_fd
-        self._unwatch_fd = unwatch_fd
-        self._keep = tuple(keep)
+        self.checks = Checks(
+            sources,
+            virtual,
+            keep,
+            settings.check_timeout_s,
+            log,
+            watch_fd,
+            unwatch_fd,
+            checked=self._settle,
+            ended=self._give_back,
+        )
         self._user_settings = UserSettingsFile(settings.user_settings)
         self._user_settings.refresh()
         if not self._user_settings.says_nothing():
@@ -116,12 +119,6 @@ class Decider:
         self._delays: Buckets | None = None
         if settings.login_delay_s:
             self._delays = Buckets(settings.login_delay_s, settings.login_delay_burst)
-        self._running: dict[int, tuple[checker.Checker, Attempt]] = {}  # by pipe
-        self._unreaped: dict[int, tuple[checker.Checker, Attempt]] = {}  # by pid
-
-    def running_checks(self) -> int:
-        """Return how many checkers are at work."""
-        return len(self._running)
 
     def _watched_files(self) -> list[str]:
         found = [*SYSTEM_FILES, *(path for source in self.sources for path in source.watched_files())]
@@ -244,24 +241,13 @@ class Decider:
         if self.cache is not None:
             self._drop_if_changed(self.watch.changed_now())
             attempt.generation = self.watch.generation
-        cached = attempt.cached
-        password = None if cached else attempt.password
-        request = Request(attempt.login_name, password, attempt.peer, attempt.prepared)
-        only = cached.origin if cached else None
-        deadline_s = now + self.settings.check_timeout_s
         try:
-            niceness = 0 if attempt.is_known else STRANGERS_NICENESS
-            started = checker.start(
-                self.sources, request, only, self._keep, deadline_s, self.virtual, niceness
-            )
+            self.checks.start(attempt, now)
         except OSError as error:
             self._give_back(attempt)
             self._settle(attempt, Refused(SYS_TEMP, "fork_failed", detail=os.strerror(error.errno or 0)), now)
             return
         attempt.stage = CHECKED
-        self._running[started.fd] = (started, attempt)
-        self._unreaped[started.pid] = (started, attempt)
-        self._watch_fd(started.fd)
 
     def _give_back(self, attempt: Attempt) -> None:
         """Free the place that an attempt had for its check."""
@@ -380,51 +366,20 @@ class Decider:
             del self._waiting[first]
             self._queue.lane(first.is_known).remove(first.source, first.login_name, first)
             self._settle(first, Refused(SYS_TEMP, "checks_exhausted"), now)
-        for pid in [pid for pid, (started, _) in self._unreaped.items() if started.is_overdue(now)]:
-            self._overdue(self._unreaped[pid][0], now)
-
-    def _overdue(self, started: checker.Checker, now: float) -> None:
-        started.kill()
-        if started.fd in self._running:
-            detail = f"no answer within {self.settings.check_timeout_s:g} s"
-            self._checked(started.fd, Refused(SYS_TEMP, "check_timeout", detail=detail), now)
+        self.checks.kill_overdue(now)
 
     def due_s(self) -> float | None:
         """Return when `tick` has to be called next, None for not before something else happens."""
-        times = [started.deadline_s for started, _ in self._unreaped.values() if not started.killed]
+        times = [] if (overdue := self.checks.due_s()) is None else [overdue]
         if self._timed:
             times.append(self._timed[0][0])
         if self._waiting:
             times.append(next(iter(self._waiting)).wait_until_s)
         return min(times, default=None)
 
-    def checker_readable(self, fd: int, now: float) -> None:
-        """Read what a checker says on `fd`."""
-        verdict = self._running[fd][0].read()
-        if verdict is not None:
-            self._checked(fd, verdict, now)
-
-    def _checked(self, fd: int, verdict: Verdict, now: float) -> None:
-        started, attempt = self._running.pop(fd)
-        self._unwatch_fd(fd)
-        started.close()
-        self._settle(attempt, verdict, now)
-
     def checkers_ended(self, now: float) -> None:
         """Reap checkers that ended; only then their places are free, so that what hangs counts."""
-        for pid, (started, attempt) in list(self._unreaped.items()):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if not ended:
-                continue
-            if os.WIFSIGNALED(status) and not started.killed:
-                # A PAM module, or LMDB in a damaged map (`gpop virtusers lookup` says which one).
-                detail = f"ended by {signal.Signals(os.WTERMSIG(status)).name}"
-                self.log.write("auth_fault", "error", reason="checker_died", detail=detail)
-            # What it said comes first: a failure may be why the next of its source has to wait.
-            if started.fd in self._running:
-                self._checked(started.fd, started.last_word(), now)
-            del self._unreaped[pid]
-            self._give_back(attempt)
+        self.checks.reap(now)
         self._dispatch(now)
 
     def abandon(self, owner: object) -> list[Attempt]:
@@ -454,11 +409,6 @@ class Decider:
             if attempt.stage != DONE:
                 self._drop(attempt)
                 self._answer(attempt, verdict)
-
-    def end(self) -> None:
-        """Kill the checkers that are left."""
-        for started, _ in self._unreaped.values():
-            started.kill()
 
 
 def _maildrop_key(account: Account) -> bytes:

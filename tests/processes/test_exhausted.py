@@ -301,7 +301,7 @@ def test_the_kernel_kills_a_session_for_memory(server):
 # Disks
 
 
-def fill(where: Path) -> Path:
+def fill_disk(where: Path) -> Path:
     """Write a file until no octet more can be written; returns it."""
     path = where / "filler"
     with open(path, "wb", buffering=0) as file, suppress(OSError):
@@ -314,7 +314,7 @@ def all_served_without_room(server, where: Path, said: str) -> None:
     """With no octet free at `where` everything is served, and mail can be removed."""
     for state in Drop.STATES:
         drop = Drop(server, state)
-        filler = fill(where)
+        filler = fill_disk(where)
         before = len(server.events("cache_unwritable"))
         attempt = Attempt(drop, wrong_sizes=0)
         print(f"{said}, cache {state}: {attempt.cut.strip() or 'served'}")

@@ -91,7 +91,7 @@ def test_old_sessions_end_in_the_old_code_and_new_ones_start_in_the_new(installe
 
 
 def test_an_upgrade_after_the_other_leaves_nothing_behind(installed):
-    """As many as `GPOP_TEST_UPGRADES` says, with a session from before each: descriptors, processes as before."""
+    """`GPOP_TEST_UPGRADES` of them, with a session from before each: descriptors and processes as before."""
     server, installation = installed(accounts=2, accounts_cache__enabled=True)
     last = server.site.names[-1]
     server.site.deliver(MESSAGE, last)
