@@ -48,6 +48,9 @@ STARTED = {
 }
 ROLES = {"broker": BROKER} | dict.fromkeys(("front", "auth", "log", "inquiry"), STARTED)
 STEPS = {"open": 40, "read": 60, "stat": 80, "mmap": 25}
+# The trial of a broker rehearses 48 sessions, which make the same few calls again and again: every seventh is
+# tried, which is another one of them each time.
+REHEARSED = {"socket": 7, "send": 7, "receive": 7, "user": 7}
 # How a reload or an upgrade may end. After the last two the processes of before serve on.
 SERVES, KEPT = "reload_finished", ("reload_failed", "upgrade_failed", "config_rejected")
 
@@ -110,7 +113,8 @@ def attempt(between, lasting, number, role, kind, nth, error_number) -> bool:
 def sweep(between, number, role, kind, error_number) -> int:
     """Let each n-th call fail until there is none; returns how many renewals that were."""
     lasting = Lasting(between.server)
-    step = STEPS.get(kind, 1) if role != "broker" else 1
+    steps = {"broker": {}, "inquiry": STEPS | REHEARSED}.get(role, STEPS)
+    step = steps.get(kind, 1)
     nth = 1
     while attempt(between, lasting, number, role, kind, nth, error_number):
         nth += step
