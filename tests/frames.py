@@ -21,6 +21,7 @@ def serve(**changes: Any) -> bytes:
         "received_ms": 0,
         "removal": "",
         "dialogue": 0,
+        "pipelined": 0,
         "utf8": 0,
         "language": "",
     }

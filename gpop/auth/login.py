@@ -33,7 +33,7 @@ class Login:
     def __init__(self, fields: dict[str, Any], client: int, channel_fd: int) -> None:
         self.login_id = fields["login_id"]
         # What goes from the front to the session as it is.
-        self.for_session = {name: fields[name] for name in ("dialogue", "utf8", "language")}
+        self.for_session = {name: fields[name] for name in ("dialogue", "pipelined", "utf8", "language")}
         self.client = client
         # Its flags are not touched: O_NONBLOCK belongs to the open file, and a session will want to wait.
         self.channel = _socket_of(channel_fd, _socket.SOCK_SEQPACKET)

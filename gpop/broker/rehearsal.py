@@ -91,13 +91,15 @@ def _play(
         received_ms=0,
         removal="",
         dialogue=0,
+        pipelined=int(script != POLL),
         utf8=0,
         language="",
     )
     try:
         client.send(script)
         client.shutdown(_socket.SHUT_WR)
-        channel.send(ours, messages.encode(messages.PIPELINED, octets=b""))
+        if script != POLL:
+            channel.send(ours, messages.encode(messages.PIPELINED, octets=b""))
         session.run(
             login,
             stream.detach(),

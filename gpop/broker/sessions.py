@@ -44,6 +44,7 @@ NOT_HANDED_OVER = {
     "home": b"",
     "removal": "",
     "dialogue": 0,
+    "pipelined": 0,
     "utf8": 0,
     "language": "",
 }

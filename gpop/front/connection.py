@@ -370,11 +370,12 @@ class Connection:
         """
         Send a login to auth, and forget its password; returns our end of its session channel.
 
-        The unread octets lie in the channel before anybody else holds it.
+        The unread octets, if there are any, lie in the channel before anybody else holds it.
         """
         session_channel, theirs = channel.pair()
         session_channel.setblocking(False)
-        channel.send(session_channel, messages.encode(messages.PIPELINED, octets=unread))
+        if unread:
+            channel.send(session_channel, messages.encode(messages.PIPELINED, octets=unread))
         # A session knows nothing of TLS: it gets an end of a stream, and auth the peer's own for its address.
         relayed = isinstance(self.transport, TlsTransport)
         streams = self._session_stream() if relayed else []
@@ -390,6 +391,7 @@ class Connection:
             local_port=self.local[1],
             received_ms=int(started * 1000),
             dialogue=int(dialogue),
+            pipelined=int(unread != b""),
             prepared_name=login.prepared_name,
             prepared_password=login.prepared_password,
             utf8=int(self.authorization.speech.utf8),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # To be raised when a frame changes: during an upgrade processes of two versions talk, and a process that
 # gets a frame of another version ends the conversation instead of misreading it.
-VERSION = 2
+VERSION = 3
 HEADER = struct.Struct("!BBH")
 INTEGER = struct.Struct("!q")
 LENGTH = struct.Struct("!H")
@@ -90,6 +90,7 @@ LOGIN_FIELDS = (
     ("local_port", INT, 0),
     ("received_ms", INT, 0),  # CLOCK_MONOTONIC when PASS had come
     ("dialogue", INT, 0),  # 1: the session reports its dialogue for the log
+    ("pipelined", INT, 0),  # 1: a PIPELINED frame lies in the session channel
     # What is to be tried after name and password as they were sent (RFC 4013), "" for nothing else.
     ("prepared_name", OCTETS, MAX_NAME_OCTETS),
     ("prepared_password", OCTETS, MAX_PASSWORD_OCTETS),
@@ -138,10 +139,12 @@ FRAMES = {
         ("received_ms", INT, 0),  # as in LOGIN
         ("removal", TEXT, 128),  # what becomes of removed messages, "" where the settings say it
         ("dialogue", INT, 0),
+        ("pipelined", INT, 0),
         ("utf8", INT, 0),
         ("language", TEXT, MAX_TAG_OCTETS),
     ),
-    # front -> session, put into the channel before anybody else holds it: octets read, not used.
+    # front -> session, put into the channel before anybody else holds it: octets read, not used. Most logins
+    # have none, and no such frame.
     PIPELINED: FrameKind("pipelined", 0, ("octets", OCTETS, MAX_PIPELINED_OCTETS)),
     # session -> front: the client's stream is the session's from here on.
     SERVING: FrameKind("serving", 0),

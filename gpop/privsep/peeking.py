@@ -13,7 +13,7 @@ import errno
 import fcntl
 import os
 
-from gpop.privsep.confinement import c_function, errno_of_call
+from gpop.privsep import libc
 
 SPLICE_F_NONBLOCK = 2  # linux/splice.h
 
@@ -25,7 +25,7 @@ class Peek:
 
     def __init__(self, most: int) -> None:
         """Raises OSError."""
-        self._tee = c_function("tee")
+        self._tee = libc.function("tee")
         self._reading, self._writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.most: int = fcntl.fcntl(self._writing, fcntl.F_SETPIPE_SZ, most)
 
@@ -41,7 +41,7 @@ class Peek:
             return os.read(self._reading, octets)
         if octets == 0:
             return b""
-        reason = errno_of_call()
+        reason = libc.errno_of_call()
         if reason in (errno.EAGAIN, errno.EINTR, errno.ENOMEM):
             return None
         raise OSError(reason, "tee")

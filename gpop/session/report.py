@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from gpop.pop3.wire import LineError
 
 SERVING = messages.encode(messages.SERVING)
-NOTHING_PIPELINED = messages.encode(messages.PIPELINED, octets=b"")
-MAX_PIPELINED_FRAME_OCTETS = len(NOTHING_PIPELINED) + messages.MAX_PIPELINED_OCTETS
+MAX_PIPELINED_FRAME_OCTETS = (
+    len(messages.encode(messages.PIPELINED, octets=b"")) + messages.MAX_PIPELINED_OCTETS
+)
 MAX_DETAIL_CHARACTERS = 500
 # How long a front may leave a session's channel full before its totals are given up.
 TOTALS_TIMEOUT_MS = 2000
@@ -63,21 +64,21 @@ class Report:
         self.retr = self.retr_octets = self.top = self.top_octets = 0
         self.marked = self.expired = self.removed = self.not_removed = 0
 
-    def serving(self) -> bytes:
+    def serving(self, pipelined: bool) -> bytes:
         """
         Tell the front that the client's stream is the session's from here on.
 
-        Returns the octets that the front had read beyond the login: it put them into the
-        channel before anybody else had it.
+        Returns the octets that the front had read beyond the login, if any were `pipelined`: it put
+        them into the channel before anybody else had it.
 
         Raises:
             OSError, BadFrame: the front is gone, or put something else there.
         """
-        octets = self._channel.recv(MAX_PIPELINED_FRAME_OCTETS)
+        unread = b""
+        if pipelined:
+            octets = self._channel.recv(MAX_PIPELINED_FRAME_OCTETS)
+            unread = messages.fields_of(octets, messages.PIPELINED)["octets"]
         self._channel.send(SERVING, _socket.MSG_NOSIGNAL)
-        if octets == NOTHING_PIPELINED:
-            return b""
-        unread: bytes = messages.fields_of(octets, messages.PIPELINED)["octets"]
         return unread
 
     def note(self, event: str, detail: str) -> None:

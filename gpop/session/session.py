@@ -263,7 +263,7 @@ def _serve(
             # Before the -ERR (RFC 1939 §4): this process lives on until its client has read that.
             lock.unlock(directory)
     try:
-        unread = report.serving()
+        unread = report.serving(login["pipelined"] != 0)
         stream.adopt()
         if found:
             stream.send(GREETING)

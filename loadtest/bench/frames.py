@@ -27,6 +27,7 @@ LOGIN = messages.encode(
     local_port=110,
     received_ms=1 << 30,
     dialogue=0,
+    pipelined=0,
     prepared_name=b"",
     prepared_password=b"",
     utf8=0,
@@ -45,6 +46,7 @@ SERVE = messages.encode(
     received_ms=123456,
     removal="",
     dialogue=0,
+    pipelined=0,
     utf8=0,
     language="",
 )

@@ -66,6 +66,7 @@ class Forker:
             received_ms=0,
             removal="",
             dialogue=0,
+            pipelined=0,
             utf8=0,
             language="",
         )
@@ -76,7 +77,6 @@ class Forker:
         ours, theirs = channel.pair()
         client.send(script)
         client.shutdown(_socket.SHUT_WR)
-        channel.send(ours, messages.encode(messages.PIPELINED, octets=b""))
         pid = os.fork()
         if pid == 0:
             confine = self.confinement.enter

@@ -127,6 +127,7 @@ class FakeFront:
             local_port=110,
             received_ms=int(received_s * 1000),
             dialogue=0,
+            pipelined=0,
             prepared_name=prepared[0],
             prepared_password=prepared[1],
             utf8=0,

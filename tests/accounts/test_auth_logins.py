@@ -86,6 +86,7 @@ def test_an_accepted_login_reaches_front_and_broker(auth: AuthProcess, front: Fa
         "maildir": b"/home/joe/Maildir",
         "peer": "127.9.2.1",
         "dialogue": 0,
+        "pipelined": 0,
         "utf8": 0,
         "language": "",
     }
@@ -407,6 +408,7 @@ def login_frame(peer: str, kind: int = messages.LOGIN) -> bytes:
         local_port=110,
         received_ms=0,
         dialogue=0,
+        pipelined=0,
         prepared_name=b"",
         prepared_password=b"",
         utf8=0,

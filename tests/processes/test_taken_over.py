@@ -553,6 +553,7 @@ def login_fields() -> dict[str, object]:
         "local_port": 110,
         "received_ms": 0,
         "dialogue": 0,
+        "pipelined": 0,
         "prepared_name": b"",
         "prepared_password": b"",
         "utf8": 0,
@@ -564,7 +565,6 @@ def _one_login(captured):
     """A session that serves: (client, stream), (our end of its channel, the other), the session's end."""
     client, stream = _tcp_pair()
     ours, theirs = channel.pair()
-    channel.send(ours, messages.encode(messages.PIPELINED, octets=b""))
     session = theirs.dup() if hasattr(theirs, "dup") else socket.socket(fileno=os.dup(theirs.fileno()))
     captured.login(stream, theirs)
     assert client.recv(512).startswith(b"+OK")
@@ -627,7 +627,7 @@ def test_a_serve_frame_cut_short_does_not_end_the_broker(make_server, octets):
     (auth,) = server.pids("auth")
     whole = messages.encode(
         messages.SERVE, uid=1, maildir=b"/nowhere", login_id=1, account=b"a", gid=1, groups=[], home=b"/",
-        peer="", received_ms=0, removal="", dialogue=0, utf8=0, language="",
+        peer="", received_ms=0, removal="", dialogue=0, pipelined=0, utf8=0, language="",
     )  # fmt: skip
     client, stream = _tcp_pair()
     ours, theirs = channel.pair()

@@ -205,6 +205,14 @@ def test_a_refusal_has_no_control_characters(tmp_path):
         credentials.open_own_maildir(os.geteuid(), os.fsencode(tmp_path), os.fsencode(maildir))
 
 
+def test_who_could_get_root_back_does_not_go_on():
+    """All six ids are checked, and then whether root can be had again: here it can, nothing was given up."""
+    with pytest.raises(credentials.CredentialsRefused, match="root_regained"):
+        credentials._verify_dropped(0, 0)
+    with pytest.raises(credentials.CredentialsRefused, match="ids_not_dropped"):
+        credentials._verify_dropped(61000, 61000)
+
+
 def test_low_ids_are_refused(site):
     """uid 0, and everything below first_valid_uid and first_valid_gid, gets no session."""
     home, maildir = os.fsencode(site.home("user1")), os.fsencode(site.maildir("user1"))
