@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 
 from gpop.config import DEFAULT_PATH, ConfigErrors, reading
+from gpop.events import printable_text
 from gpop.privsep import channel, messages
 
 TYPE_CHECKING = False
@@ -21,7 +23,13 @@ ANSWER_TIMEOUT_S = 10
 
 
 class CommandFailed(Exception):
-    """What keeps the command from being done, in words for whoever typed it."""
+    """What keeps the command from being done, in words for whoever typed it; `complain` prints them."""
+
+
+def complain(command: str, error: CommandFailed) -> None:
+    """Say on standard error, line by line, why `command` could not be done."""
+    for line in str(error).splitlines():
+        print(f"gpop {command}: {printable_text(line)}", file=sys.stderr)
 
 
 def add_config_argument(parser: argparse.ArgumentParser) -> None:
@@ -30,17 +38,17 @@ def add_config_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", default=DEFAULT_PATH, help=text)
 
 
-def setting(config_path: str, field: str) -> Any:
+def settings(config_path: str) -> dict[str, Any]:
     """
-    Return one value of a config file.
+    Return the values of a config file, by their fields.
 
     Raises:
         CommandFailed: the file has errors.
     """
     read = reading.read(config_path)
     if read.errors:
-        raise CommandFailed("\n".join(str(ConfigErrors(read.errors)).splitlines()))
-    return read.values[field]
+        raise CommandFailed(str(ConfigErrors(read.errors)))
+    return read.values
 
 
 def ask(config_path: str, kind: int, **fields: Any) -> tuple[messages.Frame, list[int]]:
@@ -50,7 +58,7 @@ def ask(config_path: str, kind: int, **fields: Any) -> tuple[messages.Frame, lis
     Raises:
         CommandFailed: nobody answers there, or not to us.
     """
-    path = os.path.join(setting(config_path, "run_dir"), messages.CONTROL_SOCKET)
+    path = os.path.join(settings(config_path)["run_dir"], messages.CONTROL_SOCKET)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
             sock.settimeout(ANSWER_TIMEOUT_S)

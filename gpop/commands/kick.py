@@ -28,8 +28,8 @@ def run(args: argparse.Namespace) -> int:
     account = os.fsencode(args.account)
     try:
         frame, _ = asking.ask(args.config, messages.KICK, account=account)
-    except (asking.CommandFailed, messages.BadFrame) as error:
-        print(f"gpop kick: {error}", file=sys.stderr)
+    except asking.CommandFailed as error:
+        asking.complain("kick", error)
         return 1
     count: int = frame.fields["sessions"]
     if count == 0:

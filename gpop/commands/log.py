@@ -19,6 +19,7 @@ from gpop.commands import asking, user
 from gpop.events import printable
 
 DEFAULT_MINUTES = 60
+MOST_MINUTES = 366 * 24 * 60
 EPILOG = """\
   gpop log                     where the log is, and whose dialogue is being logged
   gpop log anna --debug on     anna's dialogue is in the log from her next login on, passwords hidden
@@ -32,11 +33,12 @@ The log is the standard output of `gpop serve` (log.target = "stdout"); the serv
   journalctl -u gpop -o cat -f             systemd
   tail -F /var/log/gpop/stdout.log         supervisord, with conf/supervisord.conf""",
     "file": """\
-The log is {path} (log.target = "file"):
-  tail -F {path}
-  gpop report {path}""",
+The log is {log_path} (log.target = "file"):
+  tail -F {log_path}
+  gpop report {log_path}""",
     "syslog": """\
-The log goes to the syslog daemon at {socket} (log.target = "syslog"), with facility {facility}.""",
+The log goes to the syslog daemon at {log_syslog_socket} (log.target = "syslog"), with facility \
+{log_syslog_facility}.""",
 }
 EVERYBODY = 'the dialogue of everybody is logged (log.level = "debug")'
 
@@ -50,7 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("account", metavar="ACCOUNT", nargs="?", help=text)
     parser.add_argument("--debug", choices=("on", "off"), help="log its dialogue, or no more")
     text = "for so many minutes (default: %(default)s)"
-    parser.add_argument("--minutes", type=int, default=DEFAULT_MINUTES, metavar="N", help=text)
+    parser.add_argument("--minutes", type=_minutes, default=DEFAULT_MINUTES, metavar="N", help=text)
+
+
+def _minutes(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_MINUTES:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MOST_MINUTES} (a year)")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,32 +74,31 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         print(f"gpop log: {error.filename or args.config}: {error.strerror or error}", file=sys.stderr)
         return 1
-    except (asking.CommandFailed, OverflowError) as error:
-        print(f"gpop log: {error}", file=sys.stderr)
+    except asking.CommandFailed as error:
+        asking.complain("log", error)
         return 1
     return 0
 
 
 def _set(config_path: str, account: bytes, on: bool, minutes: int) -> None:
-    path = asking.setting(config_path, "user_settings")
+    path = asking.settings(config_path)["user_settings"]
     if not on:
-        user.change(path, account, [], [b"dialogue_until"])
+        user.forget(path, account, [b"dialogue_until"])
         return
     end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=minutes)
     until = end.strftime("%Y-%m-%dT%H:%M:%SZ")
-    user.change(path, account, [b"dialogue_until=" + until.encode()], [])
+    user.put(path, account, [b"dialogue_until=" + until.encode()])
     print(f"the dialogue of {printable(account)} is logged from its next login on, until {until}")
 
 
 def _show(config_path: str, name: str | None) -> None:
-    fields = ("log_target", "log_path", "log_syslog_socket", "log_syslog_facility", "log_level")
-    target, path, socket, facility, level = (asking.setting(config_path, field) for field in fields)
+    values = asking.settings(config_path)
     if name is None:
-        print(PLACES[target].format(path=path, socket=socket, facility=facility))
-    if level == "debug":
+        print(PLACES[values["log_target"]].format_map(values))
+    if values["log_level"] == "debug":
         print(EVERYBODY)
         return
-    logged = dict(_logged_now(asking.setting(config_path, "user_settings")))
+    logged = dict(_logged_now(values["user_settings"]))
     if name is not None:
         account = os.fsencode(name)
         if account not in logged:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from gpop.accounts.user_settings import LineNotUsable, parse_line
+from gpop.accounts.user_settings import EVERYBODY, LineNotUsable, parse_line
 from gpop.commands import asking
 from gpop.commands.asking import CommandFailed
 from gpop.commands.editing import FileEdit
-from gpop.events import printable, printable_text
+from gpop.events import printable
 
 NAME_HELP = "the account, as `account` in the log; * for all that have no line"
 
@@ -44,10 +44,10 @@ def run(args: argparse.Namespace) -> int:
     """Do what the command line says; returns the exit status."""
     path = ""
     try:
-        path = asking.setting(args.config, "user_settings")
+        path = asking.settings(args.config)["user_settings"]
         return ACTIONS[args.action](path, args)
     except CommandFailed as error:
-        print(f"gpop user: {printable_text(str(error))}", file=sys.stderr)
+        asking.complain("user", error)
     except OSError as error:
         print(f"gpop user: {path}: {error.strerror or error}", file=sys.stderr)
     return 1
@@ -74,31 +74,26 @@ def _list(path: str, _args: argparse.Namespace) -> int:
 
 
 def _set(path: str, args: argparse.Namespace) -> int:
-    change(path, os.fsencode(args.account), [os.fsencode(word) for word in args.settings], [])
+    put(path, os.fsencode(args.account), [os.fsencode(word) for word in args.settings])
     return 0
 
 
 def _unset(path: str, args: argparse.Namespace) -> int:
     name = os.fsencode(args.account)
     keys = [os.fsencode(key) for key in args.keys]
-    if not keys:
-        with FileEdit(path) as edit:
-            place = _place_of(edit.lines, name)
-            if place is None:
-                raise CommandFailed(f"{path} has no line for {args.account}")
-            del edit.lines[place]
-            edit.write()
-        return 0
-    change(path, name, [], keys)
+    if not forget(path, name, keys):
+        raise CommandFailed(f"{path} has no line for {args.account}")
     return 0
 
 
 ACTIONS: dict[str, Callable[[str, argparse.Namespace], int]] = {"list": _list, "set": _set, "unset": _unset}
 
 
-def change(path: str, account: bytes, words: list[bytes], without: list[bytes]) -> None:
+def put(path: str, account: bytes, words: list[bytes]) -> None:
     """
-    Set `words` (KEY=VALUE) for an account, and forget the keys in `without`; the rest of its line stays.
+    Set `words` (KEY=VALUE) for an account; what else is set for it stays.
+
+    An account that gets its first line has had what `*` says, and no longer would: that is put into its line.
 
     Raises:
         CommandFailed: the line would not be usable, so nothing was changed.
@@ -107,10 +102,9 @@ def change(path: str, account: bytes, words: list[bytes], without: list[bytes]) 
         raise CommandFailed("an account's name has no blanks and no control characters, and no # first")
     with FileEdit(path, create=True) as edit:
         place = _place_of(edit.lines, account)
-        had = [] if place is None else edit.lines[place].split()[1:]
-        new_keys = {word.partition(b"=")[0] for word in words} | set(without)
-        kept = [word for word in had if word.partition(b"=")[0] not in new_keys]
-        line = b" ".join([account, *kept, *words])
+        held_by = _place_of(edit.lines, EVERYBODY) if place is None else place
+        had = [] if held_by is None else edit.lines[held_by].split()[1:]
+        line = b" ".join([account, *_without(had, map(_key, words)), *words])
         try:
             parse_line(line)
         except LineNotUsable as error:
@@ -120,6 +114,34 @@ def change(path: str, account: bytes, words: list[bytes], without: list[bytes]) 
         else:
             edit.lines[place] = line
         edit.write()
+
+
+def forget(path: str, account: bytes, keys: list[bytes]) -> bool:
+    """
+    Forget what is set for an account under these keys, under all if there are none; False: it has no line.
+
+    A line in which nothing is left goes: `*` holds for that account again.
+    """
+    try:
+        with FileEdit(path) as edit:
+            place = _place_of(edit.lines, account)
+            if place is None:
+                return False
+            kept = _without(edit.lines[place].split()[1:], keys) if keys else []
+            edit.lines[place : place + 1] = [b" ".join([account, *kept])] if kept else []
+            edit.write()
+    except FileNotFoundError:
+        return False  # nothing is set for anybody
+    return True
+
+
+def _without(words: list[bytes], keys: Iterable[bytes]) -> list[bytes]:
+    dropped = set(keys)
+    return [word for word in words if _key(word) not in dropped]
+
+
+def _key(word: bytes) -> bytes:
+    return word.partition(b"=")[0]
 
 
 def _place_of(lines: list[bytes], account: bytes) -> int | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -33,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         _, (fd,) = asking.ask(args.config, messages.LIST_SESSIONS)
     except asking.CommandFailed as error:
-        print(f"gpop who: {error}", file=sys.stderr)
+        asking.complain("who", error)
         return 1
     with open(fd, "rb") as file:
         sessions = [_described(pid, login) for pid, login in _records(file.read())]

@@ -188,4 +188,40 @@ def test_dialogue_is_switched_on_for_a_while(tmp_path: Path) -> None:
     assert name == b"joe"
     assert settings.dialogue_until_s > 0
     assert gpop(tmp_path, "log", "joe", "--debug", "off").returncode == 0
-    assert (tmp_path / "user-settings").read_text() == "joe\n"
+    assert (tmp_path / "user-settings").read_text() == ""
+
+
+def test_an_account_s_first_line_keeps_what_holds_for_all_accounts(tmp_path: Path) -> None:
+    """`gpop log joe --debug on` let in joe, whom `* pop3=off` kept out, and unlinked what `*` has kept."""
+    path = tmp_path / "user-settings"
+    path.write_text("* pop3=off removal=.Deleted\nann pop3=on\n")
+    assert gpop(tmp_path, "log", "joe", "--debug", "on").returncode == 0
+    line = path.read_text().splitlines()[2]
+    assert line.startswith("joe pop3=off removal=.Deleted dialogue_until=")
+    assert gpop(tmp_path, "user", "set", "bob", "pop3=on").returncode == 0
+    assert path.read_text().splitlines()[3] == "bob removal=.Deleted pop3=on"
+    assert gpop(tmp_path, "user", "set", "ann", "removal=hide").returncode == 0
+    assert path.read_text().splitlines()[1] == "ann pop3=on removal=hide"
+
+
+def test_what_is_not_set_can_not_be_forgotten(tmp_path: Path) -> None:
+    """An account without a line got an empty one, for which `*` held no more."""
+    path = tmp_path / "user-settings"
+    assert "has no line for joe" in gpop(tmp_path, "user", "unset", "joe").stderr
+    assert not path.exists()
+    path.write_text("* pop3=off\nann pop3=on\n")
+    done = gpop(tmp_path, "user", "unset", "joe", "pop3")
+    assert (done.returncode, "has no line for joe" in done.stderr) == (1, True)
+    assert gpop(tmp_path, "log", "joe", "--debug", "off").returncode == 0
+    assert path.read_text() == "* pop3=off\nann pop3=on\n"
+    assert gpop(tmp_path, "user", "unset", "ann", "pop3").returncode == 0
+    assert path.read_text() == "* pop3=off\n"
+
+
+def test_every_problem_of_the_config_has_a_line(tmp_path: Path) -> None:
+    """And minutes are a number that there is."""
+    (tmp_path / "gpop.toml").write_text("[server]\nfronts = 0\n")
+    done = gpop(tmp_path, "user", "list")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 2 and done.stderr.count("gpop user: ") == 2
+    assert "no number from 1" in gpop(tmp_path, "log", "joe", "--debug", "on", "--minutes", "-5").stderr
