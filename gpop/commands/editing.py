@@ -7,9 +7,11 @@ Executed by administrators' commands.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
+import stat
 
 NEW_FILE_MODE = 0o600  # some hold password hashes
 
@@ -49,6 +51,9 @@ class FileEdit:
                 fd, self._is_new = self._open_or_create()
             except FileExistsError:
                 continue  # another edit has made it in the meantime
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                os.close(fd)  # /dev/null, say, in whose place nothing may be put
+                raise OSError(errno.EINVAL, "not a regular file", self.path)
             fcntl.flock(fd, fcntl.LOCK_EX)
             try:
                 replaced = not os.path.samestat(os.fstat(fd), os.stat(self.path))
@@ -61,7 +66,7 @@ class FileEdit:
     def _open_or_create(self) -> tuple[int, bool]:
         """Return the file's descriptor, and whether it was made here."""
         try:
-            return os.open(self.path, os.O_RDWR | os.O_CLOEXEC), False
+            return os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK), False
         except FileNotFoundError:
             if not self._create:
                 raise

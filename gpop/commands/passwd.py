@@ -111,9 +111,12 @@ def _check_line(line: bytes, maildir: str | None) -> None:
 def _change(args: argparse.Namespace) -> int:
     with FileEdit(args.file) as edit:
         index = _index_of(edit, args)
-        hashed = _new_hash(args.user)
-        name, _, rest = edit.lines[index].split(b":", 2)
-        edit.lines[index] = b":".join((name, hashed, rest))
+        name, _, *rest = edit.lines[index].split(b":", 2)
+        if not rest:
+            raise CommandFailed(
+                f"{args.file}:{index + 1}: the line has nothing after the password; mend it first"
+            )
+        edit.lines[index] = b":".join((name, _new_hash(args.user), *rest))
         edit.write()
     return 0
 

@@ -202,3 +202,25 @@ def test_a_typed_password_is_asked_for_twice(
         assert "not the same" in capsys.readouterr().err
         assert passwd_command.run(arguments) == 0
     assert StoredPassword(parse_line(path.read_bytes().rstrip(b"\n")).password).matches(b"same")
+
+
+def test_a_line_that_is_cut_off_is_named_and_not_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was a traceback, after the password had been typed."""
+    path = tmp_path / "users"
+    path.write_bytes(b"# mine\njoe:{PLAIN}x\n")
+    assert gpop_passwd("change", str(path), "joe", monkeypatch=monkeypatch) == 1
+    assert f"{path}:2: the line has nothing after the password" in capsys.readouterr().err
+    assert path.read_bytes() == b"# mine\njoe:{PLAIN}x\n"
+
+
+def test_what_is_no_regular_file_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As root, /dev/null became a passwd-file."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    assert gpop_passwd("add", str(path), "joe", *IDENTITY, monkeypatch=monkeypatch) == 1
+    assert "not a regular file" in capsys.readouterr().err
+    assert stat.S_ISFIFO(path.stat().st_mode) and len(list(tmp_path.iterdir())) == 1
