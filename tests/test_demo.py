@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import poplib
@@ -93,6 +94,24 @@ def test_a_port_that_is_taken_is_passed_over(monkeypatch: pytest.MonkeyPatch) ->
         port = taken.getsockname()[1]
         monkeypatch.setattr(demo, "FIRST_PORT", port)
         assert port < demo._free_port() < port + demo.PORTS_TRIED
+
+
+def test_a_second_demo_on_a_port_leaves_the_first_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It made the folder anew, from which the first one served, and only then found the port taken."""
+    # Root would become somebody else first.
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with socket.socket() as taken:
+        taken.bind((demo.HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        place = tmp_path / f"gpop-demo-{port}"
+        (place / "Maildir").mkdir(parents=True)
+        for wanted, words in ((port, "is taken, maybe by another demo"), (70000, "a number from 1 to 65535")):
+            assert demo.run(argparse.Namespace(port=wanted, directory=str(tmp_path))) == 1
+            assert words in capsys.readouterr().err
+        assert (place / "Maildir").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_said_in_words(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from pathlib import Path
 HOST = "127.0.0.1"
 FIRST_PORT = 1110
 PORTS_TRIED = 50
+MAX_PORT = 65535
 # Both well known: nothing but invented mail is behind them, and only this machine can connect.
 NAME = PASSWORD = "demo"
 
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         if os.geteuid() == 0:
             _continue_without_root(args.port, args.directory)
-        port = args.port if args.port else _free_port()
+        port = _own_port(args.port) if args.port else _free_port()
         place = make_place(Path(args.directory) if args.directory else _default_directory(), port)
     except DemoFailed as error:
         print(f"gpop demo: {error}", file=sys.stderr)
@@ -141,18 +142,32 @@ def _default_directory() -> Path:
     return Path(tempfile.mkdtemp(prefix="gpop-demo-"))
 
 
+def _own_port(port: int) -> int:
+    """The port that was asked for; its folder, which may be a running demo's, is not made anew before."""
+    if not 0 < port <= MAX_PORT:
+        raise DemoFailed(f"--port {port}: expected a number from 1 to {MAX_PORT}")
+    if not _is_free(port):
+        raise DemoFailed(f"{HOST}:{port} is taken, maybe by another demo; --port names another one")
+    return port
+
+
 def _free_port() -> int:
     for port in range(FIRST_PORT, FIRST_PORT + PORTS_TRIED):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise DemoFailed(f"{HOST}:{port}: {error.strerror}") from error
-            else:
-                return port
+        if _is_free(port):
+            return port
     raise DemoFailed(f"the ports from {FIRST_PORT} on are all taken; --port names another one")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise DemoFailed(f"{HOST}:{port}: {error.strerror}") from error
+            return False
+    return True
 
 
 # What to do now
