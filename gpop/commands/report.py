@@ -174,11 +174,31 @@ def _check(args: argparse.Namespace) -> None:
         problems.append("--follow takes one LOG, and of the other options --user, --json and --interval")
     if args.logs.count("-") > 1:
         problems.append("- (standard input) can be read only once")
-    for path in (args.html, args.parquet):
-        if path and not path.absolute().parent.is_dir():
-            problems.append(f"{path}: there is no folder {path.absolute().parent}")
+    for path, begins in ((args.html, b"<!DOCTYPE html>"), (args.parquet, b"PAR1")):
+        why = _why_not_there(path, begins) if path else ""
+        problems += [f"{path}: {why}"] if why else []
     if problems:
         raise Failed("\n".join(problems))
+
+
+def _why_not_there(path: Path, begins: bytes) -> str:
+    """
+    Say why a file that `begins` so can't be put there; "" if it can. It replaces none but of its own kind.
+
+    In `--html gpop.log gpop.log.1` a word was forgotten, and /dev/null could be replaced by root, too.
+    """
+    if not path.absolute().parent.is_dir():
+        return f"there is no folder {path.absolute().parent}"
+    try:
+        if not path.exists():
+            return ""
+        if not path.is_file():
+            return "not a regular file, in whose place another could be put"
+        with path.open("rb") as file:
+            is_other = file.read(len(begins)) not in (b"", begins)
+        return "something else is there; name another file, or remove that one first" if is_other else ""
+    except OSError as error:
+        return str(error.strerror)
 
 
 # Doing it
@@ -252,11 +272,14 @@ def _write_files(
         from gpop.report import page
 
         draft = args.html.with_name(f".{args.html.name}.{os.getpid()}")
-        try:
-            draft.write_text(page.drawn(report), "utf-8")
-            draft.rename(args.html)
-        finally:
-            draft.unlink(missing_ok=True)
+        with draft.open("x", encoding="utf-8") as file:  # in /tmp nobody's link is followed
+            try:
+                file.write(page.drawn(report))
+                file.flush()
+                draft.rename(args.html)
+            except BaseException:
+                draft.unlink()
+                raise
         print(f"gpop report: {args.html} is written", file=sys.stderr)
 
 

@@ -29,13 +29,14 @@ OUTCOMES = (HIT, REFRESH, REBUILD, OFF)
 # A session whose maildrop was not opened has no outcome.
 UNOPENED = "unopened"
 
-_TEXT, _NUMBER, _MS = "VARCHAR", "BIGINT", "DOUBLE"
+_TEXT, _TEXTS, _NUMBER, _MS = "VARCHAR", "VARCHAR[]", "BIGINT", "DOUBLE"
 # Every column but the time. What else a line says is not kept.
 FIELDS = {
     **dict.fromkeys(("level", "event", "process", "peer", "local", "proxy", "user", "account"), _TEXT),
     **dict.fromkeys(("tls", "cipher", "mechanism", "auth_source", "cache", "cache_reason"), _TEXT),
     **dict.fromkeys(("close_reason", "fault", "code", "reason", "source", "problem", "detail"), _TEXT),
     **dict.fromkeys(("ended", "signal", "exit_status"), _TEXT),
+    **dict.fromkeys(("problems",), _TEXTS),
     **dict.fromkeys(("peer_port", "local_port", "login_id", "times", "lines"), _NUMBER),
     **dict.fromkeys((name for name in COUNTS if name != "cache_us"), _NUMBER),
     **dict.fromkeys(("auth_ms", "cache_ms", "duration_ms"), _MS),

@@ -216,7 +216,9 @@ class Questions:
         """What is logged as an error, or as a warning that is about no login; and each fault of a session."""
         # What is one fault of many accounts has the place of each at its end, in brackets.
         fault = r"regexp_replace(fault, ' \(/.*$', '')"
-        said = f"coalesce({fault}, problem, reason, signal, close_reason, '')"
+        # What a session notes has its reason among other words, of which each line has its own.
+        noted = r"nullif(regexp_extract(detail, '(?:^| )reason=(\S+)', 1), '')"
+        said = f"coalesce({fault}, problem, problems[1], reason, {noted}, signal, close_reason, '')"
         return self.ask(
             "level event what times first last example",
             f"""SELECT coalesce(level, '') AS gravity, event, {said} AS what,

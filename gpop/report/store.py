@@ -21,15 +21,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from gpop import programs
 from gpop.report import inputs
 from gpop.report.columns import FIELDS, TIME
 from gpop.report.inputs import BadInput, Input
-
-if TYPE_CHECKING:
-    pass
 
 # Of DuckDB's own; the whole process needs some 200 MB more.
 MEMORY_LIMIT = "500MB"
@@ -282,7 +279,7 @@ class Store:
     def archive(self, path: Path, progress: Callable[[float], None] = lambda _: None) -> int:
         """Write what the report is about as a Parquet file; returns the number of lines."""
         draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.touch(mode=0o600)
+        draft.touch(mode=0o600, exist_ok=False)
         link = self.folder / "archive"
         link.symlink_to(draft.absolute())
         try:

@@ -14,7 +14,7 @@ from rich.text import Text
 from gpop.report import words
 from gpop.report.tables import BY_NAME, Column, Table
 
-# The rest is for the page, for CSV, and for --all.
+# The rest is for the page and for CSV.
 SHOWN = (
     "outcomes",
     "reasons",

@@ -226,6 +226,31 @@ def test_one_fault_of_many_accounts_is_one_line(tmp_path: Path, report: Run) -> 
     assert [(row["what"], row["times"]) for row in found] == [(what, 3)]
 
 
+def test_what_is_told_of_a_fault_is_in_the_table(tmp_path: Path, report: Run) -> None:
+    """Of a rejected config its first problem, of what a session notes its reason: it was "(none)"."""
+    line = {"ts": "2026-11-25T10:00:00.000Z", "process": "front"}
+    problem = "/etc/gpop/gpop.toml:9: accounts.maildr: unknown setting"
+    lines = [
+        line
+        | {"level": "error", "event": "config_rejected", "config": "x", "problems": [problem, "another"]},
+        line
+        | {"level": "warning", "event": "cache_damaged", "detail": "reason=header_damaged", "account": "ann"},
+        line
+        | {"level": "warning", "event": "message_unreadable", "detail": "message=3 reason=EACCES file=cur/1"},
+        line | {"level": "info", "event": "passwd_file_read", "problems": 3},
+    ]
+    found = report("--json", write(tmp_path / "log", *lines)).json()
+    assert [(row["event"], row["what"]) for row in found["faults"]] == [
+        ("config_rejected", problem),
+        ("cache_damaged", "header_damaged"),
+        ("message_unreadable", "EACCES"),
+    ]
+    assert found["report"]["damaged"]["lines"] == 0
+    archive = tmp_path / "archive.parquet"
+    report("--parquet", archive, tmp_path / "log")
+    assert report("--json", archive).json()["faults"] == found["faults"]
+
+
 def test_who_never_hits(tmp_path: Path, report: Run) -> None:
     """Three sessions without a hit are remarkable, with their commonest reason; two, or one hit, are not."""
     lines = [

@@ -249,12 +249,12 @@ def test_a_wrong_command_line_says_what_would_be_right(
 
 
 def test_where_it_can_t_write_is_named(tmp_path: Path, driven: Driven, report: Run) -> None:
-    """No folder for temporary files, no place for the page: exit status 1 and the path."""
+    """No folder for temporary files, no place for the page: the path, of the page before all reading."""
     found = report("--temporary", "/nonexistent", driven.path)
     assert found.status == 1 and "/nonexistent" in found.err
     (tmp_path / "page.html").mkdir()
     found = report("--html", tmp_path / "page.html", driven.path)
-    assert found.status == 1 and "page.html" in found.err
+    assert found.status == 2 and "page.html: not a regular file" in found.err
 
 
 def test_without_a_log_there_is_help(report: Run) -> None:
@@ -308,3 +308,30 @@ def test_it_can_be_ended_while_it_waits(tmp_path: Path, driven: Driven, number: 
         assert process.wait(30) == status
         assert process.stderr.read() == b""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--html", "--parquet"])
+def test_it_replaces_nothing_but_what_it_wrote(
+    tmp_path: Path, driven: Driven, report: Run, option: str
+) -> None:
+    """`--html gpop.log gpop.log.1`, a word forgotten, made a page of the log, and root one of /dev/null."""
+    log, pipe, written = tmp_path / "gpop.log", tmp_path / "pipe", tmp_path / "written"
+    log.write_bytes(driven.path.read_bytes())
+    os.mkfifo(pipe)
+    found = report(option, log, driven.path)
+    assert found.status == 2 and "gpop.log: something else is there" in found.err
+    assert log.read_bytes() == driven.path.read_bytes()
+    found = report(option, pipe, driven.path)
+    assert found.status == 2 and "not a regular file" in found.err and pipe.is_fifo()
+    for _ in range(2):
+        assert report(option, written, driven.path).status == 0
+    assert sorted(tmp_path.iterdir()) == [log, pipe, written]
+
+
+def test_what_is_printed_has_no_room(driven: Driven) -> None:
+    """A full disk behind `>`: a line and exit status 1, no traceback."""
+    with open("/dev/full", "wb") as full:
+        command = [*REPORT, "--json", driven.path]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=TIMEOUT_S, check=False)
+    assert done.returncode == 1
+    assert done.stderr == b"gpop report: what it prints can't be written: No space left on device\n"
