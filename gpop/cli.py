@@ -8,7 +8,9 @@ or the config is wrong.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Collection
 from typing import NoReturn
@@ -33,6 +35,9 @@ COMMANDS = {
     "uidl": ("gpop.commands.uidl", "take over unique-ids from another server, and show them"),
 }
 
+
+INTERRUPTED = 130  # as a shell has it, by Ctrl-C
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 EPILOG = """\
 gpop COMMAND --help says more. To see it work: gpop demo. To set it up: /etc/gpop/gpop.toml, then gpop
@@ -69,5 +74,23 @@ def main(arguments: list[str] | None = None) -> int:
     if parsed.command is None:
         described.print_help(sys.stderr)
         return 2
-    status: int = importlib.import_module(COMMANDS[parsed.command][0]).run(parsed)
-    return status
+    return _carried_out(parsed)
+
+
+def _carried_out(parsed: argparse.Namespace) -> int:
+    """Run a command; Ctrl-C, or what it prints having nowhere to go, is no reason for a traceback."""
+    try:
+        status: int = importlib.import_module(COMMANDS[parsed.command][0]).run(parsed)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        pass  # whoever read it has seen enough
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        print(f"gpop {parsed.command}: what it prints can't be written: {error.strerror}", file=sys.stderr)
+    # What is left of it Python would try to write once more.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 1
