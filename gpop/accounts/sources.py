@@ -39,9 +39,13 @@ if TYPE_CHECKING:
     from gpop.config import AuthSettings
 
 
+# From where a request comes that no client has made, to PAM, which wants to know.
+LOOPBACK = "127.0.0.1"
+
+
 class Request:
     """
-    A login to decide; `password` is None where only the account phase is asked.
+    A login to decide; `password` is None where only the account phase is asked, `peer` where no client came.
 
     `prepared` are name and password to be tried after those that were sent, b"" where there is no other form.
     """
@@ -49,7 +53,11 @@ class Request:
     __slots__ = ("name", "password", "peer", "prepared")
 
     def __init__(
-        self, name: bytes, password: bytes | None, peer: str, prepared: tuple[bytes, bytes] = (b"", b"")
+        self,
+        name: bytes,
+        password: bytes | None,
+        peer: str | None,
+        prepared: tuple[bytes, bytes] = (b"", b""),
     ) -> None:
         self.name = name
         self.password = password
@@ -126,7 +134,7 @@ class PasswdFileSource:
                     return "wrong_password"
             except hashes.HashNotUsable as error:
                 raise SourceUnavailable(f"{self.file.path}: {error}") from None
-        if not entry.allows_peer(request.peer):
+        if request.peer is not None and not entry.allows_peer(request.peer):
             return "peer_not_allowed"
         return "account_nologin" if entry.nologin else ""
 
@@ -170,10 +178,11 @@ class PamSource:
             return Refused(AUTH, reason, self.kind)
         if not self.has_file():
             raise SourceUnavailable(f"/etc/pam.d/{self.service} is not there any more")
+        peer = LOOPBACK if request.peer is None else request.peer
         if request.password is None:
-            answer = self._pam.check_account(self.service, request.name, request.peer)
+            answer = self._pam.check_account(self.service, request.name, peer)
         else:
-            answer = self._pam.check(self.service, request.name, request.password, request.peer)
+            answer = self._pam.check(self.service, request.name, request.password, peer)
         if answer.code:
             detail = f"PAM service {self.service}: {answer.detail}"
             return Refused(answer.code, answer.reason, self.kind, detail)

@@ -11,20 +11,19 @@ from __future__ import annotations
 import argparse
 import glob
 import os
-import sys
 from collections.abc import Iterator
 
 from gpop.commands import owner, uidl_live
+from gpop.commands.uidl_servers import complain, positive
 from gpop.commands.uidl_table import Table, report_of
-from gpop.events import printable_text
 from gpop.maildrop import importfile
 from gpop.maildrop.errors import MaildropError
 from gpop.maildrop.imported import BadImport, ImportConflict
 from gpop.migration import fake_uids, plan, sources
-from gpop.migration.each_user import Report, for_each, orderly_end
+from gpop.migration.each_user import Report, for_each
 from gpop.migration.files import files_of
 from gpop.migration.progress import Progress
-from gpop.migration.sources import SOURCES, StateNotUsable, Wanted
+from gpop.migration.sources import SOURCES, Foreign, StateMissing, StateNotUsable, Wanted
 from gpop.migration.uidl_format import WELL_KNOWN, BadFormat, Format
 
 # To read the header of every message in a large maildrop on a slow disk takes its time.
@@ -77,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--at-once",
-        type=int,
+        type=positive,
         default=AT_ONCE,
         metavar="N",
         help="Maildirs at the same time (default: %(default)s)",
@@ -95,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         problem = f"{args.list}: {error.strerror}"
     if problem:
-        print(f"gpop uidl: {printable_text(problem)}", file=sys.stderr)
+        complain(problem)
         return 2
     wanted = Wanted(args.state, args.uidl_format, args.reuse_x_uidl, args.fake_uid_max)
 
@@ -103,16 +102,16 @@ def run(args: argparse.Namespace) -> int:
         return _import(maildirs[index], args, wanted)
 
     table = Table(args)
-    try:
-        with orderly_end(), Progress(len(maildirs), "importing") as progress:
-            for index, report in for_each(range(len(maildirs)), work, args.at_once, TIMEOUT_S):
-                progress.advance(table.add(maildirs[index], report))
-    except KeyboardInterrupt:
-        print(
-            "gpop uidl: ended; what is done is done, and the same command goes on from here", file=sys.stderr
-        )
-        table.problems += 1
+    with table.run(), Progress(len(maildirs), "importing", "Maildirs") as progress:
+        for index, report in for_each(range(len(maildirs)), work, args.at_once, TIMEOUT_S):
+            progress.advance(table.add(maildirs[index], report))
     table.finish(len(maildirs))
+    if table.missing == len(maildirs):
+        # Of everybody that can't be true.
+        complain(
+            "the other server's file is in none of them; if it is elsewhere (CONTROL=), --state says where"
+        )
+        return 1
     return 1 if table.problems else 0
 
 
@@ -133,8 +132,8 @@ def _problem(args: argparse.Namespace, maildirs: list[str]) -> str:
         return f"--from is missing: one of {', '.join(SOURCES)}; or --from-server"
     if not maildirs:
         return "no Maildir is named"
-    if args.at_once < 1 or args.fake_uid_max < 1:
-        return "--at-once and --fake-uid-max are numbers from 1"
+    if args.fake_uid_max < 1:
+        return "--fake-uid-max is a number from 1"
     if args.uidl_format:
         try:
             Format(args.uidl_format)
@@ -151,11 +150,16 @@ def _import(maildir: str, args: argparse.Namespace, wanted: Wanted) -> Report:
     try:
         dir_fd = owner.enter(maildir)
         files = files_of(dir_fd)
-        foreign = sources.find(args.source, dir_fd, files, wanted)
+        missing = ""
+        try:
+            foreign = sources.find(args.source, dir_fd, files, wanted)
+        except StateMissing as absent:
+            # Nobody was ever told an id here, so gpop's own are right.
+            foreign, missing = Foreign(), absent.name
         ids = [*map(plan.usable, foreign.ids)] if args.replace_unusable else foreign.ids
         made = plan.plan(files, ids, importfile.read(dir_fd), foreign.doubts)
         if made.added and not args.dry_run:
             importfile.add(dir_fd, made.added)
     except FORESEEN as error:
         return {"failed": owner.words_of(error, maildir)}
-    return report_of(made, args.verbose)
+    return report_of(made, args.verbose, missing)

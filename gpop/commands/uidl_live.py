@@ -24,7 +24,7 @@ from gpop.maildrop import importfile
 from gpop.maildrop.errors import MaildropError
 from gpop.maildrop.imported import BadImport, ImportConflict
 from gpop.migration import live, places, plan
-from gpop.migration.each_user import Report, orderly_end
+from gpop.migration.each_user import Report
 from gpop.migration.journal import Journal, JournalNotUsable
 from gpop.migration.live import MaildirChanging
 from gpop.migration.matching import Doubt
@@ -37,7 +37,7 @@ from gpop.migration.users import ListNotUsable, UserList
 
 # What may be wrong with one user and leaves the others as they are.
 FORESEEN = (
-    owner.Refused, NoPlace,
+    owner.Refused, NoPlace, ListNotUsable,
     ConversationFailed, MaildirChanging, MaildropError, ImportConflict, BadImport, OSError,
 )  # fmt: skip
 JOURNAL_SUFFIX = ".gpop-journal"
@@ -82,22 +82,21 @@ def run(args: argparse.Namespace) -> int:
     except (NotUsable, ListNotUsable, JournalNotUsable, NoPlace) as error:
         complain(str(error))
         return 2
-    importer = Importer(listed, server, form, place, args)
     done = journal.done if journal else set()
     wanted = [index for index, user in enumerate(listed.users) if user.name not in done]
-    if done:
-        complain(f"{len(listed.users) - len(wanted)} users were done before, says {journal and journal.path}")
+    if journal and done:
+        left_out = len(listed.users) - len(wanted)
+        says = f"{left_out} users were done before, says {journal.path}, and are left out"
+        complain(f"{says}; --again does them again")
     table = Table(args, "user")
-    try:
-        with orderly_end(), Progress(len(wanted), "importing") as progress:
+    with uidl_servers.empty_directory() as jail, table.run():
+        importer = Importer(listed, server, form, place, args, jail)
+        with Progress(len(wanted), "importing") as progress:
             for name, report in uidl_servers.go_round(listed, wanted, importer.work, args):
                 is_problem = table.add(os.fsdecode(name), report)
                 if journal and not is_problem:
                     journal.note(name)
                 progress.advance(is_problem)
-    except KeyboardInterrupt:
-        complain("ended; what is done is done, and the same command goes on from here")
-        table.problems += 1
     table.finish(len(wanted))
     return 1 if table.problems else 0
 
@@ -123,37 +122,56 @@ def _journal(args: argparse.Namespace) -> Journal | None:
     path = args.journal or ("" if args.users == "-" else args.users + JOURNAL_SUFFIX)
     if args.dry_run or not path:
         return None
-    return Journal(path, {"server": args.from_server}, args.again)
+    maildirs = args.maildir_of or f"as the accounts of {os.path.abspath(args.config)} have them"
+    return Journal(path, {"server": args.from_server, "maildirs": maildirs}, args.again)
 
 
 class Importer:
     """What a user's process does."""
 
     def __init__(
-        self, listed: UserList, server: Server, form: LoginForm, place: Place, args: argparse.Namespace
+        self,
+        listed: UserList,
+        server: Server,
+        form: LoginForm,
+        place: Place,
+        args: argparse.Namespace,
+        jail: str,
     ) -> None:
         self._listed = listed
         self._server = server
         self._form = form
         self._place = place
         self._args = args
+        self._jail = jail
 
     def work(self, index: int) -> Report:
         """Do one user: become the owner of the Maildir, ask, match, plan, and write if there is no doubt."""
         user = self._listed.users[index]
-        password = self._listed.password(user)
-        self._listed.close()
         try:
+            password = self._listed.password(user)
+            self._listed.close()
             path, uid = self._place(user.name)
-            dir_fd = owner.enter(os.fsdecode(path))
-            if uid not in (ANY_UID, os.geteuid()):
-                raise owner.Refused(f"its Maildir belongs to uid {os.geteuid()}, the account is uid {uid}")
+            dir_fd = self._entered(os.fsdecode(path), uid)
             deadline = time.monotonic() + self._args.user_timeout_s
             client = uidl_servers.session(self._server, self._form, user.name, password, self._args, deadline)
             with contextlib.closing(client):
+                if dir_fd is None:
+                    return _without_maildir(client, path)
                 return report_of(self._imported(dir_fd, client), self._args.verbose)
         except FORESEEN as error:
             return failure(error)
+
+    def _entered(self, path: str, uid: int) -> int | None:
+        """Become a Maildir's owner, and return its descriptor; nobody, and None, if there is no Maildir."""
+        try:
+            dir_fd = owner.enter(path)
+        except FileNotFoundError:
+            uidl_servers.become_nobody(self._jail)
+            return None
+        if uid not in (ANY_UID, os.geteuid()):
+            raise owner.Refused(f"its Maildir belongs to uid {os.geteuid()}, the account is uid {uid}")
+        return dir_fd
 
     def _imported(self, dir_fd: int, client: Client) -> Plan:
         listed = live.messages_of(client)
@@ -167,6 +185,17 @@ class Importer:
         if made.added and not self._args.dry_run:
             importfile.add(dir_fd, made.added)
         return made
+
+
+def _without_maildir(client: Client, path: bytes) -> Report:
+    """Of a user who has never got mail there is nothing to keep; anybody else's has to be somewhere."""
+    count, _ = client.drop_listing()
+    client.quit()
+    if count:
+        raise owner.Refused(
+            f"{owner.shown(os.fsdecode(path))} is not there, and the server has {count} messages"
+        )
+    return report_of(Plan(), verbose=False, missing="Maildir")
 
 
 def _verdict(doubt: Doubt) -> Verdict:

@@ -9,7 +9,11 @@ standard input only, because a command line is everybody's to read.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import pwd
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 
@@ -20,11 +24,15 @@ from gpop.migration.each_user import Report
 from gpop.migration.pop3_client import Client, ConversationFailed
 from gpop.migration.servers import LoginForm, Master, NotUsable, Server, TlsChoice
 from gpop.migration.users import UserList
+from gpop.privsep import credentials
 
 SILENCE_S = 120.0
 USER_TIMEOUT_S = 3600.0
 # What was only not possible at the moment is tried once more, not before this time has passed.
 AGAIN_AFTER_S = 5.0
+MOST_AT_ONCE = 10_000
+LONGEST_S = 7 * 86400
+NOBODY = "nobody"
 
 
 def add_server_arguments(parser: argparse.ArgumentParser, side: str, what: str) -> None:
@@ -75,14 +83,14 @@ def add_user_arguments(parser: argparse._ArgumentGroup, required: bool) -> None:
     )
     parser.add_argument(
         "--silence-s",
-        type=float,
+        type=seconds,
         default=SILENCE_S,
         metavar="S",
         help="give up on a server that says nothing for so long (default: %(default)g)",
     )
     parser.add_argument(
         "--user-timeout-s",
-        type=float,
+        type=seconds,
         default=USER_TIMEOUT_S,
         metavar="S",
         help="give up on a user who takes longer than this altogether (default: %(default)g)",
@@ -91,10 +99,17 @@ def add_user_arguments(parser: argparse._ArgumentGroup, required: bool) -> None:
 
 def positive(text: str) -> int:
     """Return the number that an option gives, from 1 on."""
-    number = int(text)
-    if not 1 <= number <= 10_000:
-        raise ValueError
-    return number
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_AT_ONCE:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MOST_AT_ONCE}")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """Return the time that an option gives."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= LONGEST_S:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0, up to {LONGEST_S} (a week)")
 
 
 def server_of(args: argparse.Namespace, url: str, side: str) -> tuple[Server, LoginForm]:
@@ -127,6 +142,26 @@ def server_of(args: argparse.Namespace, url: str, side: str) -> tuple[Server, Lo
     if "{user}" not in template:
         raise NotUsable(f"--{side}login-as {template}: there is no {{user}} in it")
     return servers.locate(url, choice), LoginForm(template, master)
+
+
+@contextlib.contextmanager
+def empty_directory() -> Iterator[str]:
+    """An empty directory of root's, for `become_nobody`; "" where there is no root."""
+    if os.geteuid() != 0:
+        yield ""
+        return
+    path = tempfile.mkdtemp(prefix="gpop-uidl-")
+    try:
+        yield path
+    finally:
+        os.rmdir(path)
+
+
+def become_nobody(directory: str) -> None:
+    """If this is root, become `nobody`, locked in an `empty_directory`: root listens to no stranger."""
+    if directory:
+        nobody = pwd.getpwnam(NOBODY)
+        credentials.become_service(nobody.pw_uid, nobody.pw_gid, directory)
 
 
 def session(

@@ -12,9 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import pwd
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -29,9 +26,7 @@ from gpop.migration.pop3_client import ConversationFailed
 from gpop.migration.progress import Progress
 from gpop.migration.servers import LoginForm, NotUsable, Server
 from gpop.migration.users import ListNotUsable, User, UserList
-from gpop.privsep import credentials
 
-NOBODY = "nobody"
 AT_ONCE = 8
 SIDES = ("old", "new")
 
@@ -83,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         complain(str(error))
         return 2
     totals: Counter[str] = Counter()
-    with _empty_directory() as jail:
+    with uidl_servers.empty_directory() as jail:
         comparer = Comparer(listed, sides, args, jail)
         wanted = list(range(len(listed.users)))
         try:
@@ -99,19 +94,6 @@ def run(args: argparse.Namespace) -> int:
             totals["failed"] += 1
     print(json.dumps({"summary": dict(totals)}) if args.json else _summary(totals))
     return 2 if totals["failed"] else 1 if totals["different"] else 0
-
-
-@contextlib.contextmanager
-def _empty_directory() -> Iterator[str]:
-    """An empty directory of root's, in which root's processes are locked; "" where there is no root."""
-    if os.geteuid() != 0:
-        yield ""
-        return
-    path = tempfile.mkdtemp(prefix="gpop-uidl-")
-    try:
-        yield path
-    finally:
-        os.rmdir(path)
 
 
 class Comparer:
@@ -132,11 +114,12 @@ class Comparer:
     def compare(self, index: int) -> Report:
         """Ask both servers about one user."""
         user = self._listed.users[index]
-        password = self._listed.password(user)
+        try:
+            password = self._listed.password(user)
+        except ListNotUsable as error:
+            return failure(error)
         self._listed.close()
-        if self._jail:
-            nobody = pwd.getpwnam(NOBODY)
-            credentials.become_service(nobody.pw_uid, nobody.pw_gid, self._jail)
+        uidl_servers.become_nobody(self._jail)
         deadline = time.monotonic() + self._args.user_timeout_s
         listings = []
         for side, (server, form) in zip(SIDES, self._sides, strict=True):

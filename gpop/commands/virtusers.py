@@ -20,13 +20,14 @@ from gpop.accounts.maps.compiled import CompiledMap
 from gpop.accounts.maps.errors import MapError
 from gpop.accounts.maps.resolving import Asked, Became, Rejected
 from gpop.accounts.maps.virtualusers import VirtualUsers
-from gpop.accounts.rereading import MAX_FILE_OCTETS
 from gpop.accounts.sources import PasswdFileSource, Request, limits_of
 from gpop.commands import check_config
 from gpop.config import DEFAULT_PATH, AuthSettings, reading
-from gpop.events import printable
+from gpop.events import printable, printable_text
 
 LMDB_ENDING = ".lmdb"
+# Of a text that is compiled; some ten million entries.
+MAX_TEXT_OCTETS = 1 << 30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -142,14 +143,12 @@ def _ask_sources(settings: AuthSettings, account: bytes) -> int:
 def _in_passwd_file(path: str, account: bytes, limits: Limits) -> tuple[bool, str] | None:
     source = PasswdFileSource(path, limits)
     source.file.refresh()
-    # Without a password only the account is looked at; a peer that allow_nets may not have is no matter here.
-    verdict = source.decide(Request(account, None, ""))
+    verdict = source.decide(Request(account, None, None))
     if isinstance(verdict, Accepted):
         found = verdict.account
         return True, f"uid {found.uid}, gid {found.gid}, {printable(found.maildir)}"
     if isinstance(verdict, Refused):
-        allowed_from_some = verdict.reason == "peer_not_allowed"
-        return allowed_from_some, f"{verdict.reason} {verdict.detail}".strip()
+        return False, f"{verdict.reason} {verdict.detail}".strip()
     return None
 
 
@@ -168,8 +167,14 @@ def _in_nss(account: bytes, limits: Limits) -> tuple[bool, str] | None:
 
 
 def _build(args: argparse.Namespace) -> int:
+    # A symbolic link is followed, so that it stays one.
+    output = os.path.realpath(args.output or args.source + LMDB_ENDING)
     with open(args.source, "rb") as file:
-        octets = file.read(MAX_FILE_OCTETS * 16 + 1)
+        octets = file.read(MAX_TEXT_OCTETS + 1)
+    problem = _refusal(args.source, output, octets)
+    if problem:
+        print(f"gpop virtusers: {printable_text(problem)}", file=sys.stderr)
+        return 1
     entries = grammar.parse(octets, grammar.SENDMAIL if args.sendmail else grammar.POSTFIX)
     too_long = [key for key in entries.values if len(key) >= lmdbfile.MAX_KEY_OCTETS]
     for line in _problems(args.source, entries, too_long):
@@ -177,11 +182,20 @@ def _build(args: argparse.Namespace) -> int:
     if entries.problem_count > entries.duplicates or too_long:
         print("gpop virtusers: nothing is changed: mend these lines first", file=sys.stderr)
         return 1
-    output = args.output or args.source + LMDB_ENDING
-    # A symbolic link is followed, so that it stays one.
-    lmdbfile.write(os.path.realpath(output), entries.values)
-    print(f"{output}: {len(entries.values)} entries")
+    lmdbfile.write(output, entries.values)
+    print(f"{printable_text(args.output or args.source + LMDB_ENDING)}: {len(entries.values)} entries")
     return 0
+
+
+def _refusal(source: str, output: str, octets: bytes) -> str:
+    """Return why the map can't be put there, or not be made of these octets; "" if it can."""
+    if len(octets) > MAX_TEXT_OCTETS:
+        return f"{source}: larger than {MAX_TEXT_OCTETS} octets; nothing is changed"
+    if os.path.exists(output) and os.path.samefile(source, output):
+        return f"{output}: this is the text itself; --output names another file"
+    if os.path.exists(output) and not os.path.isfile(output):
+        return f"{output}: not a regular file, in whose place a map could be put"
+    return ""
 
 
 def _problems(source: str, entries: grammar.Entries, too_long: Sequence[bytes]) -> Iterator[str]:

@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from gpop.events import place
@@ -55,15 +56,24 @@ def for_each(
 
     Of a process that was killed, died or said nonsense the report is {"failed": why}. Whoever stops
     asking ends those that still run. A process has its standard descriptors, its pipe, and those in
-    `keep`: it may soon be another user's.
+    `keep`: it may soon be another user's. Where no more processes can be had than run, they are fewer.
+
+    Raises:
+        OSError: not even one can be had.
     """
-    waiting = iter(indexes)
+    waiting: Iterator[int] = iter(indexes)
     turns: dict[int, _Turn] = {}
     with selectors.DefaultSelector() as selector:
         try:
             while True:
                 while len(turns) < at_once and (index := next(waiting, None)) is not None:
-                    turn = _start(index, work, keep, time.monotonic() + timeout_s + GRACE_S)
+                    try:
+                        turn = _start(index, work, keep, time.monotonic() + timeout_s + GRACE_S)
+                    except OSError:
+                        if not turns:
+                            raise
+                        waiting = chain([index], waiting)  # one that ends makes room
+                        break
                     turns[turn.fd] = turn
                     selector.register(turn.fd, selectors.EVENT_READ)
                 if not turns:
@@ -79,7 +89,12 @@ def for_each(
 
 def _start(index: int, work: Callable[[int], Report], keep: Collection[int], deadline: float) -> _Turn:
     reading, writing = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(reading)
+        os.close(writing)
+        raise
     if pid:
         os.close(writing)
         return _Turn(index, pid, reading, deadline)
@@ -134,9 +149,9 @@ def _ended(selector: selectors.BaseSelector, turns: dict[int, _Turn]) -> Iterato
 def _finish(turn: _Turn, failed: str) -> Report:
     """Reap a process, killing it if it goes on, and return its report."""
     os.close(turn.fd)
-    if failed:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(turn.pid, signal.SIGKILL)
+    # Also one that has closed its pipe: its last word is said, and who took it over need not end it. Of one
+    # that is ending anyway this changes no status.
+    os.kill(turn.pid, signal.SIGKILL)
     _, status = os.waitpid(turn.pid, 0)
     if failed:
         return {"failed": failed}

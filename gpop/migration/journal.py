@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Mapping
 
+HEAD = "gpop_uidl_journal"
 VERSION = 1
 MAX_LINE_OCTETS = 65536
 
@@ -25,34 +26,40 @@ class Journal:
 
     def __init__(self, path: str, subject: dict[str, str], again: bool) -> None:
         """
-        Open it, or make it; `again` begins a new one.
+        Open it, or make it; `again` begins a new one, in place of one that may be another run's.
 
         Raises:
             JournalNotUsable: it is of another run, or no journal.
         """
         self.path = path
         self.done: set[bytes] = set()
-        flags = (
-            os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_TRUNC if again else 0)
-        )
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             self._fd = os.open(path, flags, 0o600)
         except OSError as error:
             raise JournalNotUsable(f"{path}: {error.strerror}") from None
         try:
-            self._take_up(subject)
+            self._take_up({HEAD: VERSION, **subject}, again)
+        except OSError as error:
+            os.close(self._fd)
+            raise JournalNotUsable(f"{path}: {error.strerror}") from None
         except BaseException:
             os.close(self._fd)
             raise
 
-    def _take_up(self, subject: dict[str, str]) -> None:
-        head = {"gpop_uidl_journal": VERSION} | subject
+    def _take_up(self, head: dict[str, object], again: bool) -> None:
         with open(self._fd, "rb", closefd=False) as file:
             first = file.readline(MAX_LINE_OCTETS)
-            if not first:
+            found = _parsed(first)
+            if again and first:
+                if not (isinstance(found, dict) and HEAD in found):
+                    raise JournalNotUsable(
+                        f"{self.path}: no journal, so it is left alone; --journal names one"
+                    )
+                os.ftruncate(self._fd, 0)
+            if again or not first:
                 self._append(head)
                 return
-            found = _parsed(first)
             if found != head:
                 raise JournalNotUsable(
                     f"{self.path}: this is the journal of another run ({_described(found)}); "
@@ -87,6 +94,6 @@ def _parsed(line: bytes) -> object:
 
 
 def _described(found: object) -> str:
-    if not isinstance(found, dict) or "gpop_uidl_journal" not in found:
+    if not isinstance(found, dict) or HEAD not in found:
         return "no journal at all"
-    return ", ".join(f"{key} {value}" for key, value in found.items() if key != "gpop_uidl_journal")
+    return ", ".join(f"{key} {value}" for key, value in found.items() if key != HEAD)

@@ -21,7 +21,6 @@ from gpop.config import Config
 Place = Callable[[bytes], tuple[bytes, int]]
 
 ANY_UID = -1
-LOOPBACK = "127.0.0.1"
 
 
 class NoPlace(Exception):
@@ -52,7 +51,7 @@ def by_accounts(config: Config) -> Place:
     def place(name: bytes) -> tuple[bytes, int]:
         # No client has connected to any address: of the default domains there is the one for all of them.
         login_name = virtual.rules.login_name(name, "")
-        verdict = sources.decide(asked, sources.Request(login_name, None, LOOPBACK), virtual=virtual)
+        verdict = sources.decide(asked, sources.Request(login_name, None, None), virtual=virtual)
         if isinstance(verdict, Refused):
             detail = f" ({verdict.detail})" if verdict.detail else ""
             raise NoPlace(f"gpop would not serve this user: {verdict.reason}{detail}")

@@ -17,11 +17,12 @@ REDRAW_EVERY_S = 0.1
 
 
 class Progress:
-    """As long as the context lasts; `advance` after each user. Starts no thread, since we fork."""
+    """As long as the context lasts; `advance` after each of `whose`. Starts no thread, since we fork."""
 
-    def __init__(self, total: int, what: str) -> None:
+    def __init__(self, total: int, what: str, whose: str = "users") -> None:
         self._total = total
         self._what = what
+        self._whose = whose
         self._done = 0
         self._problems = 0
         self._started = self._drawn = time.monotonic()
@@ -43,7 +44,7 @@ class Progress:
             self._bar.stop()
 
     def advance(self, is_problem: bool) -> None:
-        """One user is done."""
+        """One is done."""
         self._done += 1
         self._problems += is_problem
         now = time.monotonic()
@@ -63,7 +64,7 @@ class Progress:
     def _line(self, now: float) -> str:
         rate = self._done / max(now - self._started, 0.001)
         problems = f", {self._problems} with problems" if self._problems else ""
-        return f"{self._done} of {self._total} users{problems}, {rate:.1f} a second"
+        return f"{self._done} of {self._total} {self._whose}{problems}, {rate:.1f} a second"
 
 
 def _bar() -> Any:

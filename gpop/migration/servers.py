@@ -74,9 +74,11 @@ def locate(url: str, choice: TlsChoice) -> Server:
         )
     try:
         found = socket.getaddrinfo(parts.hostname, port or PORTS[parts.scheme], type=socket.SOCK_STREAM)
+        parts.hostname.encode("idna")  # loads the codec, which TLS will want where nothing can be loaded
     except OSError as error:
         raise NotUsable(f"{url}: {error.strerror or error}") from None
-    parts.hostname.encode("idna")  # loads the codec, which TLS will want where nothing can be loaded
+    except UnicodeError:
+        raise NotUsable(f"{url}: {parts.hostname} can't be the name of a host") from None
     addresses = tuple((family, (str(address[0]), int(address[1]))) for family, _, _, _, address in found)
     tls = IMPLICIT if parts.scheme == "pop3s" else STLS
     if tls == STLS and (choice.cleartext or all(_is_loopback(address) for _, (address, _) in addresses)):

@@ -27,7 +27,15 @@ FIRST_READ_OCTETS = 16 * 1024
 
 
 class StateNotUsable(Exception):
-    """A state file is not there, or not what it should be; the text names it, and the line."""
+    """A state file is not what it should be; the text names it, and the line."""
+
+
+class StateMissing(Exception):
+    """There is no state file `name`: the other server has never numbered this Maildir."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name}: No such file or directory")
+        self.name = name
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,8 @@ class Reader:
         Return the octets of a state file.
 
         Raises:
-            StateNotUsable: it is not there, no regular file, or too large.
+            StateMissing: it is not there.
+            StateNotUsable: it can't be read, is no regular file, or too large.
         """
         name = wanted.state or usual
         try:
@@ -77,6 +86,8 @@ class Reader:
                 if not S_ISREG(os.fstat(fd).st_mode):
                     raise StateNotUsable(f"{name}: not a regular file")
                 octets = file.read(MAX_STATE_OCTETS + 1)
+        except FileNotFoundError:
+            raise StateMissing(name) from None
         except OSError as error:
             raise StateNotUsable(f"{name}: {error.strerror}") from error
         if len(octets) > MAX_STATE_OCTETS:
@@ -256,6 +267,7 @@ def find(name: str, dir_fd: int, files: list[MaildirFile], wanted: Wanted) -> Fo
     Return what a source finds in a Maildir.
 
     Raises:
+        StateMissing: there is nothing to be told.
         StateNotUsable: nothing can be told of any message.
         OSError: the same, for a reason of the moment.
     """

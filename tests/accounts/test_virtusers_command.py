@@ -12,8 +12,10 @@ from gpop.accounts.maps import lmdbfile
 from gpop.accounts.maps.compiled import CompiledMap
 from gpop.accounts.maps.mapname import MapName
 from gpop.cli import main
+from gpop.commands import virtusers
 
 UID = os.geteuid() or 2000
+SERVED = f"uid {UID}, gid {UID or 1}, /home/joe/Maildir"
 
 CONFIG = """\
 [accounts]
@@ -67,7 +69,7 @@ def test_every_step_is_shown(config: Path, capsys: pytest.CaptureFixture[str]) -
         "           boss@local.example -> joe",
         f"asked      lmdb:{folder}/virtual for joe: no entry",
         "account    joe",
-        f"source     {folder}/passwd: peer_not_allowed",
+        f"source     {folder}/passwd: {SERVED}",
     ]
 
 
@@ -176,3 +178,33 @@ def test_an_empty_text_is_an_empty_map(tmp_path: Path) -> None:
     (tmp_path / "virtual").write_text("# nobody yet\n")
     assert main(["virtusers", "build", str(tmp_path / "virtual")]) == 0
     assert entries(tmp_path / "virtual", b"joe") == [None]
+
+
+def test_a_text_that_is_too_large_is_not_compiled_in_part(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was beyond the limit was left out of the map, without a word."""
+    text = tmp_path / "virtual"
+    text.write_text("a@x.example joe\nb@x.example joe\n")
+    monkeypatch.setattr(virtusers, "MAX_TEXT_OCTETS", 20)
+    assert main(["virtusers", "build", str(text)]) == 1
+    assert "larger than 20 octets; nothing is changed" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [text]
+
+
+def test_a_map_is_not_put_in_the_place_of_its_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor of what is no file, /dev/null for one."""
+    text, pipe = tmp_path / "virtual", tmp_path / "pipe"
+    text.write_text("a@x.example joe\n")
+    (tmp_path / "link").symlink_to(text)
+    os.mkfifo(pipe)
+    for output, words in (
+        (text, "the text itself"),
+        (tmp_path / "link", "the text itself"),
+        (pipe, "not a regular"),
+    ):
+        assert main(["virtusers", "build", str(text), "--output", str(output)]) == 1
+        assert words in capsys.readouterr().err
+    assert text.read_text() == "a@x.example joe\n" and pipe.is_fifo()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -98,3 +99,49 @@ def test_a_journal_of_brackets_is_no_journal(tmp_path: Path) -> None:
     path.write_bytes(b"[" * 50_000 + b"\n")
     with pytest.raises(journal.JournalNotUsable, match="no journal at all"):
         journal.Journal(str(path), {}, again=False)
+
+
+def test_who_hangs_up_and_goes_on_is_ended() -> None:
+    """A process that somebody took over closed its pipe and stayed: the whole run waited for it."""
+
+    def work(index: int) -> Report:
+        if index:
+            return {"fine": index}
+        os.closerange(3, 256)
+        while True:
+            time.sleep(60)
+
+    started = time.monotonic()
+    found = reports(work, 3)
+    assert found[0] == {"failed": "its process died (signal 9)"}
+    assert found[1] == {"fine": 1} and found[2] == {"fine": 2}
+    assert time.monotonic() - started < 30
+
+
+def test_there_may_be_fewer_processes_than_were_asked_for() -> None:
+    """With no descriptor for one more the run ended in a traceback; now it waits for one that ends."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = len(os.listdir("/proc/self/fd")) + 6
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 6, limits[1]))
+    try:
+        found = reports(lambda index: {"fine": index}, 3 * room, at_once=3 * room)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert found == {index: {"fine": index} for index in range(3 * room)}
+
+
+def test_another_file_is_not_emptied_for_a_journal(tmp_path: Path) -> None:
+    """`--again --journal users`, a slip, took the list of users for a journal and emptied it."""
+    path = tmp_path / "users"
+    path.write_text("anna:secret\n")
+    with pytest.raises(journal.JournalNotUsable, match="no journal, so it is left alone"):
+        journal.Journal(str(path), {"server": "x"}, again=True)
+    assert path.read_text() == "anna:secret\n"
+    first = journal.Journal(str(tmp_path / "journal"), {"server": "x"}, again=True)
+    first.note(b"anna")
+    first.close()
+    second = journal.Journal(str(tmp_path / "journal"), {"server": "y"}, again=True)
+    assert second.done == set()
+    second.note(b"bert")
+    second.close()
+    assert journal.Journal(str(tmp_path / "journal"), {"server": "y"}, again=False).done == {b"bert"}

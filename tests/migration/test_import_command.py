@@ -193,13 +193,11 @@ def test_a_doubt_leaves_the_maildir_as_it_is(store: Store) -> None:
         (b"3 V0 N1\n", "dovecot-uidlist: line 1: UIDVALIDITY is not a number"),
         (HEADER + b"5 :a\n4 :b\n", "dovecot-uidlist: line 3: the UID 4 follows 5"),
         (HEADER + b"5 :a", "dovecot-uidlist: line 2: is cut off"),
-        (None, "dovecot-uidlist: No such file or directory"),
     ],
 )
-def test_a_damaged_state_file_changes_nothing(store: Store, octets: bytes | None, reason: str) -> None:
+def test_a_damaged_state_file_changes_nothing(store: Store, octets: bytes, reason: str) -> None:
     """It is named, with the line and the reason."""
-    if octets is not None:
-        write(store, "dovecot-uidlist", octets)
+    write(store, "dovecot-uidlist", octets)
     done = gpop(store, "import", "--from", "dovecot")
     assert done.returncode == 1 and reason in done.stdout
     assert ids(store) == {}
@@ -214,6 +212,32 @@ def test_a_hostile_state_file_is_neither_followed_nor_waited_for(store: Store) -
     os.mkfifo(path)
     done = gpop(store, "import", "--from", "dovecot")
     assert done.returncode == 1 and "not a regular file" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("server", "name", "octets"),
+    [
+        ("dovecot", "dovecot-uidlist", HEADER + b"1 :%b\n" % NAMES[0]),
+        ("courier", "courierpop3dsizelist", b"/3 2 7\n%b 9 1:7:0\n" % NAMES[0]),
+    ],
+)
+def test_who_has_never_used_the_old_server_is_no_failure(
+    store: Store, site: Path, server: str, name: str, octets: bytes
+) -> None:
+    """No file of its, so nobody was told an id. If there is none at all, they are elsewhere: a problem."""
+    other = Store(site / "other")
+    other.close()
+    other.deliver(NAMES[0], b"Subject: x\n\n")
+    give_away(other)
+    nowhere = gpop(store, "import", "--from", server, maildirs=(str(store.path), str(other.path)))
+    assert nowhere.returncode == 1 and "--state says where" in nowhere.stderr
+    assert "0 of 2 Maildirs imported, 0 unique-ids; 2 with nothing to keep; 0 with problems" in nowhere.stdout
+    write(store, name, octets)
+    done = gpop(store, "import", "--from", server, maildirs=(str(store.path), str(other.path)))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{other.path}  (no {name}: nothing to keep)" in done.stdout
+    assert "1 of 2 Maildirs imported, 1 unique-ids; 1 with nothing to keep; 0 with problems" in done.stdout
+    assert len(ids(store)) == 1 and ids(other) == {}
 
 
 def test_many_maildirs(store: Store, site: Path) -> None:
@@ -239,7 +263,8 @@ def test_many_maildirs(store: Store, site: Path) -> None:
     [
         (["import"], "--from is missing"),
         (["import", "--from", "dovecot", "--uidl-format", "%m"], "of mbox files"),
-        (["import", "--from", "nupop", "--at-once", "0"], "numbers from 1"),
+        (["import", "--from", "nupop", "--at-once", "0"], "no number from 1"),
+        (["import", "--from", "nupop", "--fake-uid-max", "0"], "a number from 1"),
         (["import", "--from", "nupop", "--list", "/nonexistent"], "/nonexistent"),
     ],
 )

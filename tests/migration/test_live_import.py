@@ -250,3 +250,61 @@ def test_from_standard_input(homes: Homes) -> None:
         done = homes.run(server, "--users", "-", input=text)
     assert done.returncode == 0, done.stdout + done.stderr
     assert homes.ids("user2") == IMPORTED and not homes.journal.exists()
+
+
+def test_nobody_at_a_time_is_no_number(homes: Homes) -> None:
+    """With --at-once 0 nothing was done, and exit status 0 said that all was well."""
+    with Script(BOTH) as server:
+        for words in (["--at-once", "0"], ["--silence-s", "nan"], ["--user-timeout-s", "-1"]):
+            done = homes.run(server, *words)
+            assert done.returncode == 2 and "is no number" in done.stderr
+    assert not homes.ids()
+
+
+def test_a_user_who_never_got_mail(homes: Homes) -> None:
+    """No Maildir, and no message on the server: nothing to keep, and no failure; with one it is."""
+    shutil.rmtree(homes.maildir("user0"))
+    shutil.rmtree(homes.maildir("user1"))
+    with Script(BOTH) as server:
+        done = homes.run(server)
+    assert done.returncode == 1
+    assert f"user1: {homes.maildir('user1')} is not there, and the server has 2 messages" in done.stdout
+    with Script(drop()) as server:
+        done = homes.run(server, "--again")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "user0  (no Maildir: nothing to keep)" in done.stdout
+    assert "1 of 3 users imported, 0 unique-ids; 2 with nothing to keep; 0 with problems" in done.stdout
+
+
+def test_a_journal_is_about_these_maildirs(homes: Homes) -> None:
+    """A trial on copies of Maildirs noted everybody as done, and the import itself then did nobody."""
+    copies = homes.path / "copies"
+    with Script(BOTH) as server:
+        for name in homes.names:
+            shutil.copytree(homes.path / name, copies / name)
+        if ROOT:
+            for path in copies.rglob("*"):
+                uid = FIRST_TEST_UID + homes.names.index(path.relative_to(copies).parts[0])
+                os.chown(path, uid, uid)
+        done = homes.run(server, "--maildir-of", f"{copies}/%u/Maildir")
+        assert done.returncode == 0, done.stdout + done.stderr
+        done = homes.run(server)
+        assert done.returncode == 2 and f"maildirs {copies}/%u/Maildir" in done.stderr
+        assert homes.run(server, "--again").returncode == 0
+        done = homes.run(server)
+    assert "3 users were done before" in done.stderr and "--again does them again" in done.stderr
+    assert homes.ids() == IMPORTED
+
+
+def test_a_list_that_is_edited_meanwhile(homes: Homes) -> None:
+    """Whose line has moved is told so, and no other user's password is sent for them."""
+
+    def edited(line: bytes) -> bytes:
+        if line == b"USER user0":
+            homes.users.write_text("#\n" + homes.users.read_text())
+        return BOTH(line)
+
+    with Script(edited) as server:
+        done = homes.run(server, "--at-once", "1")
+    assert done.returncode == 1
+    assert done.stdout.count("the list of users has changed since it was read") == 2

@@ -34,6 +34,15 @@ def test_an_account_is_found_by_its_name(tmp_path: Path) -> None:
         place(b"ann")
 
 
+def test_allow_nets_is_no_matter_of_an_import(tmp_path: Path) -> None:
+    """Whom gpop serves for clients of one network only, it would not "serve" here, where no client is."""
+    config = config_of(tmp_path)
+    accounts = tmp_path / "passwd"
+    accounts.write_text(accounts.read_text().strip() + "allow_nets=192.0.2.0/24\n")
+    place = by_accounts(reading.load(str(config)))
+    assert place(b"joe")[0] == os.fsencode(tmp_path / "joe/Maildir")
+
+
 def test_a_login_name_is_followed_through_rules_and_maps(tmp_path: Path) -> None:
     """An address in a map, another way to write it, a name without its domain: all are joe's Maildir."""
     table = tmp_path / "virtual"

@@ -144,3 +144,15 @@ def test_root_gives_up_root(users: Path) -> None:
         go_on.set()
         running.communicate(timeout=60)
     assert len(children) == 2 and running.returncode == 0 and not os.path.exists(jail)
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example"])
+def test_a_host_name_that_can_be_none(users: Path, host: str) -> None:
+    """Said in a line; it was a traceback of the codec that host names are written with."""
+    words = ["verify", "--old", f"pop3s://{host}", "--new", "pop3s://127.0.0.1:1", "--users", str(users)]
+    done = subprocess.run(
+        [sys.executable, "-m", "gpop", "uidl", *words],
+        check=False, cwd=TOP, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == f"gpop uidl: pop3s://{host}: {host} can't be the name of a host\n"
