@@ -7,6 +7,7 @@ import importlib.util
 import json
 import marshal
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -879,3 +880,27 @@ def test_files_that_decide_who_is_served_are_roots(write: Write, tmp_path: Path)
         machine.check(checked)
         found = [problem for problem in checked.warnings if "belongs to uid 61007" in problem.text]
         assert [problem.key for problem in found] == about
+
+
+def test_more_connections_than_descriptors_are_a_warning(write: Write) -> None:
+    """The front takes as many as it can have; who set the number is told of which limit that is."""
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    path = write(f"{SOURCE}[server]\nmax_connections = 1000\n")
+    assert "open files" not in str(machine_problems(path).warnings)
+    command = [
+        "prlimit",
+        f"--nofile=512:{limit}",
+        sys.executable,
+        "-m",
+        "gpop",
+        "check-config",
+        "--config",
+        str(path),
+    ]
+    assert "open files" not in subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    command[1] = "--nofile=512:512"
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    (warning,) = [line for line in found.splitlines() if "open files" in line]
+    assert warning.startswith(f"warning: {path}:5: server.max_connections = 1000: ")
+    assert "512 open files (LimitNOFILE, ulimit -Hn)" in warning and "holds 448 connections" in warning
+    assert warning.endswith("a limit of 2000")

@@ -231,7 +231,7 @@ DOMAIN_PATTERN = r"[^\x00-\x20\x7f@%.]+(\.[^\x00-\x20\x7f@%.]+)*"
 
 @dataclass(frozen=True)
 class ListOf:
-    """A list; config.py checks the elements one by one so that each can be complained about."""
+    """A list; `reading` checks the elements one by one so that each can be complained about."""
 
     element: Kind
     may_be_empty: bool

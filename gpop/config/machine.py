@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import pwd
+import resource
 import stat
 import time
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from gpop.accounts.maps.textfile import TextMap
 from gpop.accounts.maps.virtualusers import open_map
 from gpop.accounts.passwdfile import PasswdFile
 from gpop.accounts.user_settings import UserSettingsFile
+from gpop.privsep.shortage import left_for_connections
 
 if TYPE_CHECKING:
     from gpop.config.reading import Reading
@@ -41,6 +43,7 @@ def check(reading: Reading) -> None:
             reading.warn(("session", "jail"), text, "none")
     else:
         _check_ports(reading)
+    _check_descriptors(reading)
     _check_certificates(reading)
     _make_filters(reading)
     _check_user_settings(reading)
@@ -157,6 +160,18 @@ def _first_unprivileged_port() -> int:
             return int(file.read())
     except OSError:
         return 1024
+
+
+def _check_descriptors(reading: Reading) -> None:
+    """Whether a front, which takes as many descriptors as it may have, can hold its connections."""
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted, room = reading.values["max_connections"], left_for_connections(limit)
+    if limit != resource.RLIM_INFINITY and wanted > room:
+        text = (
+            f"a process that is started here may have {limit} open files (LimitNOFILE, ulimit -Hn), so "
+            f"a front holds {room} connections; expected at most that, or a limit of {2 * wanted}"
+        )
+        reading.warn(("server", "max_connections"), text, wanted)
 
 
 def _make_filters(reading: Reading) -> None:

@@ -55,7 +55,7 @@ class Setting:
 
     @property
     def field(self) -> str:
-        """What the setting is called in the dataclasses of config.py, where sections are gone."""
+        """What the setting is called in the dataclasses of `gpop.config`, where sections are gone."""
         return FIELD_PREFIX.get(self.section, "") + self.name
 
 
@@ -159,8 +159,8 @@ SETTINGS: tuple[Setting, ...] = (
         Whole(1, 1_000_000),
         "Connections one front holds at once. At the limit the one that has been without a login for longest "
         "is closed for a new one; where all are logged in, the new one is.",
-        "Too low: clients are turned away while the machine is idle. Above the limit on open descriptors "
-        "(LimitNOFILE, ulimit -n) that limit counts instead.",
+        "Too low: clients are turned away while the machine is idle. Above the limit on open files "
+        "(LimitNOFILE, ulimit -Hn), less 64, that limit counts instead: gpop starts, and warns.",
         unit="connections per front",
     ),
     Setting(
@@ -251,7 +251,8 @@ SETTINGS: tuple[Setting, ...] = (
         "/run/gpop",
         ABSOLUTE_PATH,
         "Made at start if missing. Holds the empty directory in which the fronts are jailed, and the socket "
-        "of gpop who and gpop kick. Without root it is only used if it is there.",
+        "of gpop who and gpop kick. Without root it is only used if it is there. It changes with a restart "
+        "only.",
         "If somebody else can write there, the jail is not empty; gpop refuses such a directory.",
     ),
     Setting(

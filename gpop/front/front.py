@@ -46,7 +46,7 @@ from gpop.pop3.commands import policies
 from gpop.pop3.languages import Languages
 from gpop.privsep import channel, credentials, messages
 from gpop.privsep.confinement import Confinement
-from gpop.privsep.shortage import Shortage
+from gpop.privsep.shortage import Shortage, left_for_connections
 from gpop.programs import read_settings
 from gpop.tally import Tally
 
@@ -132,6 +132,9 @@ class Front:
         self.addresses = Addresses(settings.max_connections_per_address, uncounted)
         self.gate = LogGate()
         self.shortage = Shortage(log)
+        self.descriptor_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self.first_spared = left_for_connections(self.descriptor_limit)
+        self.room = settings.max_connections  # fewer while so many have all descriptors but the spared ones
         self.draining = False
         self.closing = False  # peers before login are closed
         self.ended = gevent.event.Event()
@@ -259,7 +262,7 @@ class Front:
 
     def _accepted(self, client: _socket.socket, address: tuple[Any, ...], proxied: bool, tls: bool) -> None:
         """Serve one connection, in a greenlet of its own: the one outermost handler for it."""
-        if self.connections >= self.settings.max_connections and not self._make_room(address[0], proxied):
+        if self._is_full(client.fileno()) and not self._make_room(address[0], proxied):
             self._turn_away(client)
             return
         self.connections += 1
@@ -300,6 +303,20 @@ class Front:
         if connection and reason != "session" and self.events.debug:
             connection.log("connection_closed", "debug", close_reason=reason)
 
+    def _is_full(self, fd: int) -> bool:
+        """
+        Whether this connection, which has the descriptor `fd`, is one more than there is room for.
+
+        The kernel gives the lowest number that is free: with a spared one all others are in use. After that
+        it gives those of who was closed, so it is remembered how many were too many.
+        """
+        most = self.settings.max_connections
+        if fd >= self.first_spared:
+            self.room = min(most, self.connections)
+        elif not self.before_login or self.connections < self.room // 2:
+            self.room = most
+        return self.connections >= self.room
+
     def _make_room(self, peer: str, proxied: bool) -> bool:
         """
         At the limit: have the peer closed that has been without a login for longest; False if there is none.
@@ -325,7 +342,10 @@ class Front:
         times = self.gate.passes(reason, b"", time.monotonic())
         if times:
             most = self.settings.max_connections
-            self.logger.warning("connections_exhausted", max_connections=most, reason=reason, times=times)
+            fields = {"max_connections": most, "reason": reason, "times": times}
+            if self.connections < most:  # by what LimitNOFILE lets it have
+                fields |= {"connections": self.connections, "limit": self.descriptor_limit}
+            self.logger.warning("connections_exhausted", **fields)
 
     def _turn_away(self, client: _socket.socket) -> None:
         """At the limit: say so and close."""

@@ -17,6 +17,8 @@ from gpop.events import Log
 from gpop.privsep import messages
 
 LINE_EVERY_S = 10.0
+# Of a front's descriptors, for logins under way (each has up to four for a moment) and for its own.
+MOST_SPARED = 64
 # What is lost with a frame of the broker's.
 SENT_BY_BROKER = {
     messages.ATTACH: "the way between a front and auth",
@@ -24,6 +26,11 @@ SENT_BY_BROKER = {
     messages.WRITER: "the log pipe of a process",
     messages.TALLY: "a tally",
 }
+
+
+def left_for_connections(limit: int) -> int:
+    """Of so many descriptors, those that a front lets connections have."""
+    return limit - min(MOST_SPARED, limit // 4)
 
 
 class Shortage:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import functools
 import os
-import resource
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -339,14 +339,31 @@ def free_descriptor(pid: int) -> int:
 @contextmanager
 def no_descriptor_free(pid: int) -> Iterator[int]:
     """A process can have no descriptor more than it has; gives the limit that it has meanwhile."""
-    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     limit = free_descriptor(pid)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, before[1]))
+    before = _limit_descriptors(pid, str(limit))
     try:
         yield limit
     finally:
-        with suppress(ProcessLookupError):  # it may have been replaced
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        _limit_descriptors(pid, before)
+
+
+def _limit_descriptors(pid: int, soft: str) -> str:
+    """
+    Give a process a soft limit; returns the one that it had.
+
+    As the user that it is: root may be without the right to do that to others (CAP_SYS_RESOURCE).
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return soft  # it was replaced
+    uid, gid = (int(status.partition(f"\n{name}:")[2].split()[0]) for name in ("Uid", "Gid"))
+    tool = ["prlimit", f"--pid={pid}"]
+    who: dict[str, Any] = {"user": uid, "group": gid, "extra_groups": []} if os.geteuid() == 0 else {}
+    show = [*tool, "--nofile", "--output=SOFT", "--noheadings"]
+    had = subprocess.run(show, check=False, capture_output=True, text=True, **who).stdout.strip()
+    subprocess.run([*tool, f"--nofile={soft}:"], check=False, **who)
+    return had or soft
 
 
 class Lasting:

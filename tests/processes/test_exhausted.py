@@ -126,31 +126,27 @@ def test_a_way_to_a_front_that_auth_had_no_descriptor_for_is_made_again():
 
 def test_a_way_to_auth_that_a_front_had_no_descriptor_for_is_made_again():
     """It drained and closed all its connections, those inside TLS among them, when auth was replaced."""
-    site = Site(server__max_connections=100, server__answer_timeout_s=1.5)
+    site = Site(server__answer_timeout_s=1.5)
     try:
-        with Server(site, started_by=["prlimit", "--nofile=48:48"]) as server:
+        with Server(site) as server:
             drop = Drop(server, "changed")
             ((auth,), (front,)) = server.pids("auth"), server.pids("front")
-            peers = fill(server)
-            os.kill(auth, signal.SIGKILL)
-            for sender in ("peer", "broker"):
-                said = server.wait_for_event("descriptors_exhausted", sender=sender)
-                assert (said["process"], said["limit"]) == ("front", 48)
-            for peer in peers:
-                peer.close()
+            there = socket.create_connection(("127.0.0.1", server.port), 60)
+            assert there.recv(512).startswith(b"+OK")
+            with failing.no_descriptor_free(front):
+                os.kill(auth, signal.SIGKILL)
+                with socket.create_connection(("127.0.0.1", server.port), 60):
+                    for sender in ("peer", "broker"):
+                        said = server.wait_for_event("descriptors_exhausted", sender=sender)
+                        assert said["process"] == "front"
             failing.next_login(drop).quit()
+            there.sendall(b"NOOP\r\n")
+            assert there.recv(512)
+            there.close()
             assert server.pids("front") == [front]
             assert [event["ended"] for event in server.events("process_ended")] == ["auth"]
     finally:
         site.remove()
-
-
-def fill(server: Server) -> list[socket.socket]:
-    """Connect as silent peers until a front, started with 48 descriptors, has none left."""
-    peers = [socket.create_connection(("127.0.0.1", server.port), 60) for _ in range(80)]
-    (front,) = server.pids("front")
-    wait_until(lambda: failing.descriptors(front) >= 48, 60, "the front to have no descriptor left")
-    return peers
 
 
 def test_a_log_that_auth_had_no_descriptor_for_is_handed_over_again(tmp_path):
@@ -177,23 +173,22 @@ def test_a_log_that_auth_had_no_descriptor_for_is_handed_over_again(tmp_path):
         site.remove()
 
 
-def test_a_front_whose_descriptors_are_all_in_use(tmp_path):
-    """More silent peers than it has descriptors: when they have gone, everybody is served again."""
+def test_idle_strangers_leave_a_front_descriptors_for_logins():
+    """More silent peers than it may have descriptors: nobody could log in before they had gone."""
     site = Site(server__max_connections=100)
     try:
         with Server(site, started_by=["prlimit", "--nofile=48:48"]) as server:
             lasting = Lasting(server)
             drop = Drop(server, "changed")
             peers = [socket.create_connection(("127.0.0.1", server.port), 60) for _ in range(80)]
-
-            def full() -> bool:
-                return max(failing.descriptors(pid) for pid in server.pids("front")) >= 46
-
-            wait_until(full, 60, "the front to have no descriptor left")
+            said = server.wait_for_event("connections_exhausted")
+            assert (said["reason"], said["limit"]) == ("longest_without_login_closed", 48)
+            assert said["connections"] < said["limit"] < said["max_connections"] == 100
+            attempt = Attempt(drop)
+            assert not attempt.cut
+            assert not server.events("descriptors_exhausted")
             for peer in peers:
                 peer.close()
-            attempt = Attempt(drop)
-            print(f"after 80 peers with 48 descriptors: {attempt.cut.strip() or 'served'}")
             failing.after(attempt)
             lasting.check()
             assert not server.events("process_ended", "process_fault")
