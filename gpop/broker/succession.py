@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gpop.broker.listening import Listening
     from gpop.broker.service_manager import ServiceManager
     from gpop.broker.supervision import Generation
+    from gpop.config import BrokerSettings
     from gpop.events import Log
 
     class Supervisor(Protocol):
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         log: Log
         manager: ServiceManager
         generations: list[Generation]
+        settings: BrokerSettings
 
         def watch(self, fd: int, handler: Callable[[], None]) -> None: ...
         def unwatch(self, fd: int) -> None: ...
@@ -142,6 +144,12 @@ class Succession:
         for warning in answer["warnings"]:
             self._server.log.write("config_warning", "warning", problem=warning)
         plain = answer["settings"]
+        run_dir, new_run_dir = self._server.settings.run_dir, plain["broker"]["run_dir"]
+        if new_run_dir != run_dir:
+            # The control socket is there, broker.pid, and our claim that no other gpop takes these from us.
+            text = f'server.run_dir = "{new_run_dir}": expected "{run_dir}": it changes with a restart only'
+            self._config_rejected([text])
+            return
         try:
             starting.prepare_run_directory(plain["broker"]["run_dir"])
             listening = self._server.listen(plain["broker"])

@@ -121,23 +121,25 @@ def test_a_reload_that_fails_loses_no_connection(server):
 
 
 @pytest.mark.skipif(not ROOT, reason="needs root: without it there is no jail")
-def test_a_front_that_can_not_be_jailed_says_why(server, tmp_path):
-    """Of a new server.run_dir that is not root's own: said in the log; the old processes serve on."""
-    (tmp_path / "run" / "empty").mkdir(parents=True)
-    os.chown(tmp_path / "run" / "empty", 61000, 61000)
-    server.site.write_config(server__run_dir=str(tmp_path / "run"))
+def test_a_front_that_can_not_be_jailed_says_why(server):
+    """Of a directory for it that is not root's own: said in the log; the old processes serve on."""
+    os.chown(server.site.path / "run" / "empty", 61000, 61000)
     server.process.send_signal(signal.SIGHUP)
     assert server.wait_for_event("reload_failed")["kept_old"]
     assert "jail_not_roots_own" in server.wait_for_event("process_fault")["problem"]
     server.pop().quit()
 
 
-@pytest.mark.skipif(not ROOT, reason="needs root: without it there is no jail")
-def test_a_new_run_directory_is_made_by_a_reload(server):
-    """As it is made by a start."""
-    server.site.write_config(server__run_dir=str(server.site.path / "another"))
-    server.process.send_signal(signal.SIGHUP)
-    server.wait_for_event("reload_finished")
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2])
+def test_a_reload_does_not_move_the_run_directory(server, number):
+    """Control socket and claim stayed in the old one, so that `gpop who` with this config found nobody."""
+    before, after = str(server.site.path / "run"), str(server.site.path / "another")
+    server.site.write_config(server__run_dir=after)
+    server.process.send_signal(number)
+    (problem,) = server.wait_for_event("config_rejected")["problems"]
+    expected = f'expected "{before}": it changes with a restart only'
+    assert problem == f'server.run_dir = "{after}": {expected}'
+    assert not os.path.exists(after)
     server.pop().quit()
 
 
