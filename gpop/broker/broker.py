@@ -601,7 +601,11 @@ def _run(broker: Broker, handed: dict[str, Any], trial: bool) -> int:
     before: dict[str, Any] = handed.get("upgrade", {})
     newest = broker.take_over(before) if before else None
     if trial:
-        _rehearse(broker)
+        try:
+            _rehearse(broker)
+        except channel.ChannelClosed:
+            text = "a session that was played in the trial of its broker ended before it had said how"
+            raise upgrade.NotTakenOver(text) from None
         return 0
     broker.heed_signals()
     if not newest:
