@@ -102,6 +102,7 @@ def _start(index: int, work: Callable[[int], Report], keep: Collection[int], dea
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; who started us ends us
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.close(reading)  # first of all: to list the others takes a descriptor, and there may be no other
         _close_all_but({0, 1, 2, writing, *keep})
         _write(writing, _report(work, index))
         status = 0

@@ -12,6 +12,7 @@ import pytest
 
 from gpop.migration import each_user, journal
 from gpop.migration.each_user import Report, for_each
+from tests.processes.failing import free_descriptor
 from tests.serving import wait_until
 
 
@@ -121,13 +122,13 @@ def test_who_hangs_up_and_goes_on_is_ended() -> None:
 def test_there_may_be_fewer_processes_than_were_asked_for() -> None:
     """With no descriptor for one more the run ended in a traceback; now it waits for one that ends."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    room = len(os.listdir("/proc/self/fd")) + 6
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 6, limits[1]))
+    most = free_descriptor(os.getpid()) + 6
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, limits[1]))
     try:
-        found = reports(lambda index: {"fine": index}, 3 * room, at_once=3 * room)
+        found = reports(lambda index: {"fine": index}, most, at_once=most)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert found == {index: {"fine": index} for index in range(3 * room)}
+    assert found == {index: {"fine": index} for index in range(most)}
 
 
 def test_another_file_is_not_emptied_for_a_journal(tmp_path: Path) -> None:

@@ -23,7 +23,12 @@ BROKEN = [
     ("broker/broker.py", "def take_over(self, state", "def take_over_not(self, state", "AttributeError"),
     ("broker/upgrade.py", "FORMAT = 1", "FORMAT = 2", "this upgrade needs a restart"),
     # It said "gpop.privsep.channel.ChannelClosed".
-    ("session/session.py", "status, _, _ = _session(", "os.close(channel_fd) or (", "a session that was played"),
+    (
+        "session/session.py",
+        "status, _, _ = _session(",
+        "os.close(channel_fd) or (",
+        "a session that was played",
+    ),
     ("front/front.py", "import gevent\n", "import gevent_that_is_missing\n", "front ended"),
 ]
 
