@@ -84,11 +84,11 @@ def run(args: argparse.Namespace) -> int:
         try:
             with orderly_end(), Progress(len(wanted), "comparing") as progress:
                 for name, report in uidl_servers.go_round(listed, wanted, comparer.compare, args):
-                    totals.update(_counted(report))
-                    for line in _lines(name, report, args):
-                        # Whatever the servers said to a process that they may have taken over.
+                    counted, lines = _told(name, report, args)
+                    totals.update(counted)
+                    for line in lines:
                         print(printable_text(line), flush=True)
-                    progress.advance("failed" in report or report["trouble"])
+                    progress.advance(not counted["identical"])
         except KeyboardInterrupt:
             complain("ended before everybody was compared")
             totals["failed"] += 1
@@ -170,22 +170,29 @@ EFFECT = {
 }
 
 
+def _told(name: bytes, report: Report, args: argparse.Namespace) -> tuple[Counter[str], list[str]]:
+    """Return what a report adds to the totals, and its lines: the words of whom the servers have taken over."""
+    try:
+        return _counted(report), list(_lines(name, report, args))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        nonsense = {"failed": "its process said nonsense"}
+        return _counted(nonsense), list(_lines(name, nonsense, args))
+
+
 def _counted(report: Report) -> Counter[str]:
     """Return what a report adds to the totals."""
     if "failed" in report:
         return Counter(users=1, failed=1)
     word = "different" if report["trouble"] else "identical"
-    later = report["later"]
-    return Counter(
-        {"users": 1, word: 1, "messages": report["messages"], "later": later, "users_later": later > 0}
-    )
+    messages, later = int(report["messages"]), int(report["later"])
+    return Counter({"users": 1, word: 1, "messages": messages, "later": later, "users_later": later > 0})
 
 
 def _lines(name: bytes, report: Report, args: argparse.Namespace) -> Iterator[str]:
     shown = shown_name(name)
     if args.json:
         status = "failed" if "failed" in report else "different" if report["trouble"] else "identical"
-        yield json.dumps({"user": shown, "status": status} | report)
+        yield json.dumps({"user": shown} | report | {"user": shown, "status": status})
     elif "failed" in report:
         side = f" on the {report['side']} server" if "side" in report else ""
         yield f"{shown}: could not be compared{side}: {report['failed']}"

@@ -17,7 +17,7 @@ from gpop.commands import asking
 from gpop.events import printable
 from gpop.privsep import messages
 
-HEAD = ("ACCOUNT", "FROM", "SINCE", "PID", "MAILDIR")
+HEAD = ("ACCOUNT", "FROM", "SINCE (UTC)", "PID", "MAILDIR")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +63,7 @@ def _described(pid: int, login: dict[str, Any]) -> dict[str, Any]:
     return {
         "account": printable(login["account"]),
         "peer": login["peer"],
-        "since": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() - ago_s)),
+        "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - ago_s)),  # as in the log
         "seconds": int(ago_s),
         "pid": pid,
         "uid": login["uid"],
@@ -74,7 +74,13 @@ def _described(pid: int, login: dict[str, Any]) -> dict[str, Any]:
 
 def _table(sessions: list[dict[str, Any]]) -> Iterator[str]:
     rows = [HEAD] + [
-        (one["account"], one["peer"], one["since"].replace("T", " "), str(one["pid"]), one["maildir"])
+        (
+            one["account"],
+            one["peer"],
+            one["since"].replace("T", " ").removesuffix("Z"),
+            str(one["pid"]),
+            one["maildir"],
+        )
         for one in sessions
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD) - 1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -304,3 +305,18 @@ def test_any_message_has_a_header(octets: bytes) -> None:
 def test_every_well_known_format_is_one() -> None:
     """And none is the same as another."""
     assert len({Format(name).expand(FACTS) for name in WELL_KNOWN}) == len(WELL_KNOWN)
+
+
+def test_a_file_of_line_ends_costs_no_more_memory_than_it_is_large() -> None:
+    """A hostile user's file of 128 MiB took a gigabyte, before its first line was looked at."""
+    octets = b"\n" * 4_000_000
+    tracemalloc.start()
+    try:
+        assert next(state.lines(octets)) == (1, b"")
+        assert sum(1 for _ in state.lines(octets[:1000])) == 1000
+        with pytest.raises(BadState):
+            uidlist.parse(octets)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 1_000_000

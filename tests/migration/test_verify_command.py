@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pwd
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gpop.commands import uidl_verify
 from tests.migration.hostile import Answer, Script, drop
 from tests.serving import ROOT, wait_until
 
@@ -156,3 +158,32 @@ def test_a_host_name_that_can_be_none(users: Path, host: str) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == f"gpop uidl: pop3s://{host}: {host} can't be the name of a host\n"
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize(
+    "report",
+    [
+        {},
+        {"trouble": True},
+        {"trouble": True, "messages": "many", "later": 0, "counts": {}, "differences": []},
+        {"trouble": True, "messages": 1, "later": 0, "counts": ["x"], "differences": []},
+        {"trouble": True, "messages": 1, "later": 0, "counts": {"x": 2}, "differences": [5]},
+        {"trouble": True, "messages": 1, "later": [], "counts": {"x": 2}, "differences": [{}]},
+    ],
+)
+def test_what_a_process_says_that_was_taken_over(report: dict[str, object], as_json: bool) -> None:
+    """Nonsense is its user's failure; it was a traceback, and the end of everybody else's turn."""
+    counted, lines = uidl_verify._told(b"anna", report, argparse.Namespace(json=as_json, show=10))
+    if as_json and counted["different"]:
+        assert json.loads(lines[0])["user"] == "anna"  # passed on as it is
+        return
+    assert counted == {"users": 1, "failed": 1}
+    assert len(lines) == 1 and "anna" in lines[0] and "its process said nonsense" in lines[0]
+
+
+def test_a_process_speaks_for_its_own_user_only() -> None:
+    """In JSON it could give itself another user's name, and another status."""
+    report = {"user": "bert", "status": "identical", "failed": "no login"}
+    _, (line,) = uidl_verify._told(b"anna", report, argparse.Namespace(json=True, show=10))
+    assert (json.loads(line)["user"], json.loads(line)["status"]) == ("anna", "failed")

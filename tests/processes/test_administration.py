@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import poplib
@@ -62,8 +63,10 @@ def test_who_lists_the_sessions_that_run(administered) -> None:
     assert session["maildir"] == str(server.site.maildir())
     assert session["pid"] in server.pids("session")
     assert 0 <= session["seconds"] < 60
+    since = datetime.datetime.fromisoformat(session["since"])
+    assert abs((datetime.datetime.now(datetime.UTC) - since).total_seconds()) < 60
     table = gpop(server, "who", "user0").stdout
-    assert table.splitlines()[0].split() == ["ACCOUNT", "FROM", "SINCE", "PID", "MAILDIR"]
+    assert table.splitlines()[0].split() == ["ACCOUNT", "FROM", "SINCE", "(UTC)", "PID", "MAILDIR"]
     assert table.splitlines()[1].startswith("user0 ")
     assert gpop(server, "who", "nobody").stdout.splitlines()[-1] == "0 sessions"
     first.ask("QUIT")
