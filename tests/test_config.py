@@ -869,7 +869,7 @@ def test_what_is_too_deep_or_too_large_is_a_problem_in_words(write: Write, text:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root can give a file away")
 def test_files_that_decide_who_is_served_are_roots(write: Write, tmp_path: Path) -> None:
-    """Whose they are may let himself in as anybody: a warning names him, for config and passwd-file."""
+    """Whose they are may let himself in as anybody: a warning names him, or the group that may write there."""
     users = tmp_path / "users"
     users.touch(mode=0o600)
     path = write(f'[[accounts.sources]]\ntype = "passwd-file"\npath = "{users}"\n[server]\nuser = "nobody"\n')
@@ -879,6 +879,14 @@ def test_files_that_decide_who_is_served_are_roots(write: Write, tmp_path: Path)
         checked = reading.read(path)
         machine.check(checked)
         found = [problem for problem in checked.warnings if "belongs to uid 61007" in problem.text]
+        assert [problem.key for problem in found] == about
+    for group, about in ((0, []), (61007, ["", "accounts.sources[1].path"])):
+        for file in (users, Path(path)):
+            os.chown(file, 0, group)
+            file.chmod(0o660)
+        checked = reading.read(path)
+        machine.check(checked)
+        found = [problem for problem in checked.warnings if "group 61007 can write to" in problem.text]
         assert [problem.key for problem in found] == about
 
 

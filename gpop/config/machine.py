@@ -134,9 +134,17 @@ def _check_own_file(reading: Reading) -> None:
     status = os.stat(reading.path)
     if status.st_mode & stat.S_IWOTH:
         reading.error((), "everybody can write to this file, and root believes what it says; chmod o-w it")
+    elif _group_may_write(status):
+        text = f"group {status.st_gid} can write to this file, and root believes what it says; chmod g-w it"
+        reading.warn((), text)
     if status.st_uid != 0:
         text = f"it belongs to {_name_of(status.st_uid)}, and root believes what it says; chown root it"
         reading.warn((), text)
+
+
+def _group_may_write(status: os.stat_result) -> bool:
+    """Whether others than we and root can write to a file, by its group."""
+    return bool(status.st_mode & stat.S_IWGRP) and status.st_gid not in (0, os.getegid())
 
 
 def _name_of(uid: int) -> str:
@@ -282,7 +290,10 @@ def _check_passwd_file(reading: Reading, where: tuple[str | int, ...], path: str
         reading.warn(where, text, path)
     if mode & stat.S_IWOTH:
         reading.error(where, "everybody can write to it and give themselves any account; chmod o-w it", path)
-    elif mode & stat.S_IROTH:
+    elif _group_may_write(status):
+        text = f"group {status.st_gid} can write to it and give themselves any account; chmod g-w it"
+        reading.warn(where, text, path)
+    if mode & stat.S_IROTH and not mode & stat.S_IWOTH:
         reading.warn(where, "everybody can read it and try to crack its hashes; chmod o-r it", path)
     # A line that cannot be used keeps out one user; that is no reason to keep out all of them.
     for line, text in accounts.problems:
