@@ -869,7 +869,7 @@ def test_what_is_too_deep_or_too_large_is_a_problem_in_words(write: Write, text:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root can give a file away")
 def test_files_that_decide_who_is_served_are_roots(write: Write, tmp_path: Path) -> None:
-    """Whose they are may let himself in as anybody: a warning names him, or the group that may write there."""
+    """Whose they are may let himself in as anybody: a warning names him, or a group that may write there."""
     users = tmp_path / "users"
     users.touch(mode=0o600)
     path = write(f'[[accounts.sources]]\ntype = "passwd-file"\npath = "{users}"\n[server]\nuser = "nobody"\n')

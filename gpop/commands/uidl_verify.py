@@ -171,7 +171,7 @@ EFFECT = {
 
 
 def _told(name: bytes, report: Report, args: argparse.Namespace) -> tuple[Counter[str], list[str]]:
-    """Return what a report adds to the totals, and its lines: the words of whom the servers have taken over."""
+    """Return what a report adds to the totals, and its lines: words of a process that may be the servers'."""
     try:
         return _counted(report), list(_lines(name, report, args))
     except (AttributeError, KeyError, TypeError, ValueError):
