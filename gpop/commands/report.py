@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpop import programs
-from gpop.events import printable_text
+from gpop.events import printable, printable_text
 
 if TYPE_CHECKING:
     from gpop.report.store import Store
@@ -213,8 +213,9 @@ def _report(args: argparse.Namespace) -> int:
         raise Failed(str(error)) from error
     with _store(args) as store, _progress() as progress:
         _read(store, logs, progress)
-        store.narrow(args.since, args.until, args.user)
-        asked = {"since": args.since, "until": args.until, "user": args.user}
+        user = _as_logged(args.user)
+        store.narrow(args.since, args.until, user)
+        asked = {"since": args.since, "until": args.until, "user": user}
         report = figures.make(store, asked, args.top, progress("counting"))
         _write_files(store, report, args, progress)
         problems = [read for read in store.reads if read.problem]
@@ -248,6 +249,11 @@ def _store(args: argparse.Namespace) -> Iterator[Store]:
         raise Failed(str(error)) from error
     except OSError as error:
         raise Broken(f"{error.filename or place}: {error.strerror}") from error
+
+
+def _as_logged(user: str | None) -> str | None:
+    """A name as it stands in the log: octets that are no text are escaped there."""
+    return None if user is None else printable(os.fsencode(user))
 
 
 def _read(store: Store, logs: list[Any], progress: Callable[[str], Callable[[float], None]]) -> None:
@@ -339,4 +345,4 @@ def _follow(args: argparse.Namespace) -> int:
         from gpop.report import follow, live
 
         with live.view(args.json) as show:
-            return follow.run(store, name, args.user, args.interval, show)
+            return follow.run(store, name, _as_logged(args.user), args.interval, show)

@@ -47,9 +47,9 @@ def line(figures: Figures) -> str:
 def drawn(figures: Figures) -> Group:
     """The view: the windows beside each other, and the last warnings."""
     head = f"{words.clean(figures['log'])} at {words.shown(figures['at'], words.MOMENT)} UTC"
-    head += f"; {figures['lines']:,} lines"
+    head += f"; {words.counted(figures['lines'], 'line')}"
     head += f", {figures['damaged']:,} damaged" if figures["damaged"] else ""
-    head += f", {figures['rotations']} rotations" if figures["rotations"] else ""
+    head += f", {words.counted(figures['rotations'], 'rotation')}" if figures["rotations"] else ""
     parts: list[Any] = [Text(head), _windows(figures["windows"])]
     if figures["last"]:
         parts.append(_last(figures["last"]))

@@ -64,7 +64,7 @@ def _head(report: Report) -> str:
         return f"<h1>gpop report</h1><p>{NOTHING}</p>"
     first, last = (words.shown(about[name], words.MOMENT) for name in ("first", "last"))
     asked = [f"user {escaped(about['user'])}"] if about["user"] else []
-    said = [f"{first} to {last} UTC", f"{about['lines']:,} lines", *asked]
+    said = [f"{first} to {last} UTC", words.counted(about["lines"], "line"), *asked]
     return f'<h1>gpop report</h1><p class="soft">{" · ".join(said)}</p>'
 
 

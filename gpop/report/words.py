@@ -46,6 +46,11 @@ def shown(value: Any, kind: str) -> str:
     return f"{value:,}" if kind == COUNT else clean(str(value)) or "(none)"
 
 
+def counted(count: int, what: str) -> str:
+    """So many of something: "1 line", "2,000 lines"."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def percent(share: float) -> str:
     """A share; one that is not nothing never looks like nothing."""
     if 0 < share < 0.001:
@@ -109,8 +114,8 @@ def summary(report: dict[str, Any]) -> list[str]:
         return ["No line of gpop's log is in there, or none is left of what was asked for."]
     first, last = (shown(about[name], MOMENT) for name in ("first", "last"))
     lines = [
-        f"{about['lines']:,} lines from {first} to {last} UTC; "
-        f"{sessions['sessions']:,} sessions of {sessions['accounts']:,} accounts"
+        f"{counted(about['lines'], 'line')} from {first} to {last} UTC; "
+        f"{counted(sessions['sessions'], 'session')} of {counted(sessions['accounts'], 'account')}"
     ]
     total = sum(cache.values())
     if total:
