@@ -246,12 +246,20 @@ Settings = TypeVar(
 
 def _check_combinations(reading: Reading) -> None:
     """What is acceptable value by value and still worth an error or a warning."""
+    addresses = {address for _, address in reading.elements["listen"] + reading.elements["listen_tls"]}
+    _check_metrics(reading, addresses)
+    _check_listening(reading, addresses)
+    _check_cleartext(reading)
+    _check_proxies(reading, addresses)
+    _check_maps(reading)
+    _check_sessions(reading)
+
+
+def _check_listening(reading: Reading, addresses: set[str]) -> None:
+    """Whether each address is listened on once, and there is TLS where it is to be."""
     values = reading.values
     seen: set[str] = set()
-    listed = reading.elements["listen"] + reading.elements["listen_tls"]
-    addresses = {address for _, address in listed}
-    _check_metrics(reading, addresses)
-    for where, address in listed:
+    for where, address in reading.elements["listen"] + reading.elements["listen_tls"]:
         host, _, port = address.rpartition(":")
         including = f"[::]:{port}" if host.startswith("[") else f"0.0.0.0:{port}"
         if port != "0" and address in seen:
@@ -262,8 +270,9 @@ def _check_combinations(reading: Reading) -> None:
     if values["listen_tls"] and not values["tls_certificates"]:
         text = "without a certificate there is no TLS: set tls.certificates"
         reading.error(("server", "listen_tls"), text, values["listen_tls"])
-    _check_cleartext(reading)
-    _check_proxies(reading, addresses)
+
+
+def _check_maps(reading: Reading) -> None:
     for key in ("virtual_sendmail_maps", "virtual_postfix_maps"):
         files: set[str] = set()
         for where, name in reading.elements[key]:
@@ -271,6 +280,11 @@ def _check_combinations(reading: Reading) -> None:
             if file in files:
                 reading.error(where, f"{file} stands here for the second time", name)
             files.add(file)
+
+
+def _check_sessions(reading: Reading) -> None:
+    """What breaks the standard, surprises users, or lets nobody in."""
+    values = reading.values
     if values["autologout_s"] < RFC_AUTOLOGOUT_S:
         text = f"below the {RFC_AUTOLOGOUT_S} seconds that RFC 1939 section 3 demands at least"
         reading.warn(("session", "autologout_s"), text, values["autologout_s"])
