@@ -277,16 +277,24 @@ def _write_files(
     if args.html:
         from gpop.report import page
 
-        draft = args.html.with_name(f".{args.html.name}.{os.getpid()}")
-        with draft.open("x", encoding="utf-8") as file:  # in /tmp nobody's link is followed
-            try:
-                file.write(page.drawn(report))
-                file.flush()
-                draft.rename(args.html)
-            except BaseException:
-                draft.unlink()
-                raise
+        try:
+            _replace(args.html, page.drawn(report))
+        except OSError as error:
+            raise Broken(f"{args.html}: {error.strerror}") from error
         print(f"gpop report: {args.html} is written", file=sys.stderr)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Put a file in place of the one that may be there: complete, or not at all. Raises OSError."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("x", encoding="utf-8") as file:  # in /tmp nobody's link is followed
+        try:
+            file.write(text)
+            file.flush()
+            draft.rename(path)
+        except BaseException:
+            draft.unlink()
+            raise
 
 
 def _print(report: dict[str, Any], args: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from gpop.commands import report as report_command
 from gpop.events import printable
 from tests.report.conftest import Driven, Run, refusal, session, write
 from tests.serving import wait_until
@@ -344,3 +346,25 @@ def test_what_is_printed_has_no_room(driven: Driven) -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=TIMEOUT_S, check=False)
     assert done.returncode == 1
     assert done.stderr == b"gpop report: what it prints can't be written: No space left on device\n"
+
+
+def test_a_page_for_which_there_is_no_room(
+    tmp_path: Path, driven: Driven, report: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is named, and not the folder of temporary files; what was there stays, and nothing beside it."""
+    page = tmp_path / "page.html"
+    page.write_text("<!DOCTYPE html> of before")
+    whole = report_command._replace
+
+    def with_little_room(path: Path, text: str) -> None:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (9000, limits[1]))
+        try:
+            whole(path, text)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(report_command, "_replace", with_little_room)
+    found = report("--html", page, driven.path)
+    assert (found.status, found.err) == (1, f"gpop report: {page}: File too large\n")
+    assert list(tmp_path.iterdir()) == [page] and page.read_text().endswith("of before")
