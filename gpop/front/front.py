@@ -134,7 +134,7 @@ class Front:
         self.shortage = Shortage(log)
         self.descriptor_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.first_spared = left_for_connections(self.descriptor_limit)
-        self.room = settings.max_connections  # fewer while so many have all descriptors but the spared ones
+        self.most = self.room = settings.max_connections  # `listen` knows how many descriptors there are
         self.draining = False
         self.closing = False  # peers before login are closed
         self.ended = gevent.event.Event()
@@ -210,6 +210,9 @@ class Front:
             server.proxied, server.tls = address in self.settings.proxy_listen, tls
             server.start()
             self.servers.append(server)
+        first_free = os.dup(self._epoll.fileno())
+        os.close(first_free)
+        self.most = self.room = max(1, min(self.most, self.first_spared - first_free))
         if self.counting:
             self.counting.listens(len(self.servers))
         self.logger.info("front_started", pid=os.getpid())
@@ -307,14 +310,14 @@ class Front:
         """
         Whether this connection, which has the descriptor `fd`, is one more than there is room for.
 
-        The kernel gives the lowest number that is free: with a spared one all others are in use. After that
-        it gives those of who was closed, so it is remembered how many were too many.
+        Each has one descriptor, and with a session inside TLS some more. The kernel gives the lowest number
+        that is free: with a spared one all others are in use. After that it gives those of who was closed, so
+        it is remembered how many were too many.
         """
-        most = self.settings.max_connections
         if fd >= self.first_spared:
-            self.room = min(most, self.connections)
+            self.room = min(self.most, self.connections)
         elif not self.before_login or self.connections < self.room // 2:
-            self.room = most
+            self.room = self.most
         return self.connections >= self.room
 
     def _make_room(self, peer: str, proxied: bool) -> bool:

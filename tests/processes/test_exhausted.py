@@ -14,14 +14,14 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.processes import failing
 from tests.processes.failing import Attempt, Drop, Lasting, mounted
-from tests.serving import ROOT, Server, Site, wait_until
+from tests.serving import PASSWORD, ROOT, Server, Site, wait_until
 
 pytestmark = pytest.mark.skipif(not ROOT, reason="needs root: it changes limits, control groups and mounts")
 
@@ -192,6 +192,24 @@ def test_idle_strangers_leave_a_front_descriptors_for_logins():
             failing.after(attempt)
             lasting.check()
             assert not server.events("process_ended", "process_fault")
+    finally:
+        site.remove()
+
+
+def test_a_front_whose_descriptors_sessions_have_turns_others_away_in_words():
+    """Without a login refused for it: who is there is served, and who comes is told at once."""
+    site = Site(server__max_connections=100, session__max_per_account=100, session__lock=False)
+    try:
+        with ExitStack() as there, Server(site, started_by=["prlimit", "--nofile=48:48"]) as server:
+            for _ in range(48):
+                dialogue = there.enter_context(server.connect())
+                if dialogue.greeting.startswith(b"-ERR [SYS/TEMP]"):
+                    break
+                assert dialogue.ask("USER user0").startswith(b"+OK")
+                assert dialogue.ask(f"PASS {PASSWORD}").startswith(b"+OK")
+            said = server.wait_for_event("connections_exhausted")
+            assert (said["reason"], said["limit"]) == ("turned_away", 48)
+            assert not server.events("descriptors_exhausted")
     finally:
         site.remove()
 
