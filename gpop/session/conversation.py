@@ -43,6 +43,7 @@ BYE = wire.ok("bye")
 NOT_REMOVED = wire.err("Some deleted messages not removed")
 VANISHED = wire.err("That message is gone")
 UNREADABLE = wire.err("That message can't be read", "SYS/PERM")
+UNREADABLE_NOW = wire.err("That message can't be read now, please try again later", "SYS/TEMP")
 CHANGED = wire.err("That message has changed on disk, please try again later", "SYS/TEMP")
 # So many messages of a session that can't be sent are named in the log.
 MOST_UNREADABLE = 10
@@ -134,26 +135,17 @@ class Conversation:
         if index not in self._utf8_needed:
             try:
                 message = self.opened.message(index)
+                try:
+                    self._utf8_needed[index] = _header_needs_utf8(message)
+                finally:
+                    os.close(message.fd)
             except (errors.MessageVanished, errors.MessageUnreadable, errors.MessageChanged):
                 return False  # what is wrong with it is said when it is sent
-            try:
-                self._utf8_needed[index] = _header_needs_utf8(message)
-            finally:
-                os.close(message.fd)
         return self._utf8_needed[index]
 
     def _send_message(self, index: int, line_count: int | None) -> None:
         try:
             message = self.opened.message(index)
-        except errors.MessageVanished:
-            self._reply(VANISHED)
-        except errors.MessageUnreadable as error:
-            self._note_unreadable(index, errno.errorcode.get(error.errno, "no_regular_file"))
-            self._reply(UNREADABLE)
-        except errors.MessageChanged:
-            self._note_unreadable(index, "changed")
-            self._reply(CHANGED)
-        else:
             try:
                 if line_count is None:
                     self._retr(index, message)
@@ -161,24 +153,39 @@ class Conversation:
                     self._top(message, line_count)
             finally:
                 os.close(message.fd)
+        except errors.MessageVanished:
+            self._reply(VANISHED)
+        except errors.MessageUnreadable as error:
+            self._note_unreadable(index, errno.errorcode.get(error.errno, "no_regular_file"))
+            lasts = not error.errno or error.errno in maildir.FILE_FAULTS
+            self._reply(UNREADABLE if lasts else UNREADABLE_NOW)
+        except errors.MessageChanged:
+            self._note_unreadable(index, "changed")
+            self._reply(CHANGED)
 
     def _note_unreadable(self, index: int, reason: str) -> None:
         """Have it logged: once for a message, the first few of a session. A client may ask for ever."""
         if index in self._unreadable or len(self._unreadable) >= MOST_UNREADABLE:
             return
         self._unreadable.add(index)
-        location = self.opened.maildrop.location(index)
-        name = location.name.decode("ascii", "backslashreplace")
-        detail = f"message={index + 1} reason={reason} file={names.FOLDERS[location.folder]}/{name}"
+        detail = f"message={index + 1} reason={reason}"
+        try:
+            location = self.opened.maildrop.location(index)
+        except errors.MessageChanged:
+            pass  # which file it is can't be told: just that is what is wrong
+        else:
+            name = location.name.decode("ascii", "backslashreplace")
+            detail += f" file={names.FOLDERS[location.folder]}/{name}"
         self.report.note("message_unreadable", detail)
 
     def _retr(self, index: int, message: maildir.OpenMessage) -> None:
         """Send a whole message, counting its octets as LIST counts them (RFC 1939 §11)."""
         stream, report, listed = self.stream, self.report, message.listed_octets
         before = stream.octets_sent + stream.batch_octets
+        # Read before +OK is said: what can't be read is to be an -ERR, and not the end of the session.
+        whole = _read(message.fd, message.file_size) if message.file_size <= CHUNK_OCTETS else None
         self._reply(b"+OK %d %b\r\n" % (listed, self.speech.text("octets")))
-        if message.file_size <= CHUNK_OCTETS:
-            whole = _read(message.fd, message.file_size)
+        if whole is not None:
             encoded, octets, form = encoding.encode_whole(whole, message.form, listed)
             stream.send(encoded)
         else:
@@ -222,12 +229,13 @@ class Conversation:
 
     def _top(self, message: maildir.OpenMessage, line_count: int) -> None:
         before = self.stream.octets_sent + self.stream.batch_octets
+        chunks = _chunks(message.fd, message.file_size)
+        chunk = next(chunks, b"")  # before +OK, as in `_retr`
         self._reply(b"+OK top of message follows\r\n")
         encoder = encoding.TopEncoder(line_count)
-        for chunk in _chunks(message.fd, message.file_size):
+        while chunk:
             self.stream.send(encoder.feed(chunk))
-            if encoder.done:
-                break
+            chunk = b"" if encoder.done else next(chunks, b"")
         self.stream.send(encoder.finish())
         self.report.top += 1
         self.report.top_octets += self.stream.octets_sent + self.stream.batch_octets - before
@@ -295,8 +303,16 @@ def _populate(mapped: mmap.mmap, start: int, length: int) -> None:
 
 
 def _read(fd: int, size: int) -> bytes:
-    """Return the first `size` octets of a file. Raises OSError."""
-    octets = os.read(fd, size)
+    """
+    Return the first `size` octets of a message's file.
+
+    Raises:
+        MessageUnreadable, MessageChanged: they can't be read; or there are fewer by now.
+    """
+    try:
+        octets = os.read(fd, size)
+    except OSError as error:
+        raise errors.MessageUnreadable("a message's file can't be read", error.errno) from error
     if len(octets) != size:
-        raise OSError(errno.EIO, "a message became shorter while it was sent")
+        raise errors.MessageChanged("a message's file became shorter")
     return octets

@@ -261,3 +261,35 @@ def test_a_stream_that_cannot_be_asked_is_closed(stand):
     before = len(stand.server.faults())
     assert broken(stand, "broker", "option", errno.ENOBUFS) == ""
     assert len(stand.server.faults()) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "error_number", "answer"),
+    [
+        ("read", errno.EIO, b"-ERR [SYS/PERM]"),
+        ("read", errno.ESTALE, b"-ERR [SYS/TEMP]"),
+        ("open", errno.EMFILE, b"-ERR [SYS/TEMP]"),
+        ("open", errno.EUCLEAN, b"-ERR [SYS/PERM]"),
+    ],
+)
+@pytest.mark.parametrize("command", ["RETR {}", "TOP {} 0"])
+def test_a_message_that_can_not_be_read_is_an_answer(stand, command, kind, error_number, answer):
+    """The disk or the moment fails one message: -ERR, with the code that is true, and the session goes on."""
+    drop = Drop(stand.server, "unchanged")
+    command = command.format([len(octets) < 1000 for _, octets in drop.truth].index(True) + 1)
+    with stand.server.login(drop.name) as dialogue:
+
+        def is_answered():
+            assert dialogue.ask(command).startswith(b"+OK")
+            while dialogue.file.readline() != b".\r\n":
+                pass
+            return True
+
+        # From here on folders and imported ids are at hand: the next file that is opened is the message's.
+        assert is_answered()
+        stand.kernel.fail("session", kind, 1, error_number)
+        assert dialogue.ask(command).startswith(answer)
+        assert stand.kernel.failed
+        stand.kernel.heed_nothing()
+        assert is_answered()
+        assert dialogue.ask("QUIT").startswith(b"+OK")

@@ -88,3 +88,18 @@ def test_somebody_else_s_file(server):
     with server.connect() as dialogue:
         dialogue.ask("USER user0")
         assert dialogue.ask("PASS open sesame").startswith(b"-ERR [SYS/TEMP]")
+
+
+def test_an_import_that_goes_within_a_session_is_no_fault(server):
+    """Nothing shows any more whose id it is: [SYS/TEMP] for that message, and the session goes on."""
+    with server.login() as dialogue:
+        (server.site.maildir() / importfile.IMPORT_NAME).unlink()
+        for command in ("RETR 1", "TOP 1 0", "RETR 2"):
+            assert dialogue.ask(command).startswith(b"-ERR [SYS/TEMP]")
+        assert dialogue.ask("LIST 3").startswith(b"+OK")
+        assert dialogue.ask("DELE 3").startswith(b"+OK")
+        assert dialogue.ask("QUIT").startswith(b"+OK")
+    assert server.wait_for_event("session_closed")["removed"] == 1
+    assert not server.faults()
+    notes = [event["detail"] for event in server.events("message_unreadable")]
+    assert notes == ["message=1 reason=changed", "message=2 reason=changed"]
