@@ -35,7 +35,17 @@ CHUNK_OCTETS = 65536
 
 # What opening or reading one file may answer when only that file is at fault. Anything else
 # (no descriptors, no memory) is a fault of the moment, and no reason to guess at sizes.
-FILE_FAULTS = (errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP, errno.ENXIO, errno.EISDIR)
+FILE_FAULTS = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ELOOP,
+    errno.ENXIO,
+    errno.EISDIR,
+    # A file system has found this file damaged: ext4 and XFS say the one or the other.
+    errno.EUCLEAN,
+    errno.EBADMSG,
+)
 
 
 def open_own(dir_fd: int, name: str) -> tuple[int, os.stat_result]:

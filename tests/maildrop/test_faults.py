@@ -11,10 +11,11 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gpop.maildrop import errors
+from gpop.maildrop import errors, system
 from tests.maildrop.faults import CALLS, Calls, watched
 from tests.maildrop.store import Store, content, expected, listing
 
@@ -220,3 +221,24 @@ def test_reading_messages(tmp_path: Path, error_number: int) -> None:
 
     failed = fail_each_call(tmp_path, error_number, prepare, whole)
     assert {"open_file", "fstat", "pread", "scandir"} <= set(failed)
+
+
+@pytest.mark.parametrize("error_number", [errno.EUCLEAN, errno.EBADMSG, errno.EIO], ids=errno.errorcode.get)
+def test_a_message_that_its_file_system_finds_damaged(
+    store: Store, monkeypatch: pytest.MonkeyPatch, error_number: int
+) -> None:
+    """It stays listed, with its file's size, and hides no other; who asks for it hears that it can't be read."""
+    store.deliver_many(3)
+    damaged, real = b"1700000001.M1P1.host", system.open_file
+
+    def open_file(name: Any, *arguments: Any, **named: Any) -> int:
+        if name == damaged:
+            raise OSError(error_number, os.strerror(error_number))
+        return real(name, *arguments, **named)
+
+    monkeypatch.setattr(system, "open_file", open_file)
+    truth, size = expected(store), os.stat(store.file("new", damaged)).st_size
+    with store.session() as opened:
+        assert listing(opened) == [truth[0], (damaged, size), truth[2]]
+        with pytest.raises(errors.MessageUnreadable):
+            opened.message(1)
