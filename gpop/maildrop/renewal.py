@@ -94,7 +94,15 @@ def renew(folders: Maildir, options: Options, memory: Memory, warnings: Warnings
                     cachefile.remove_old_drafts(folders.dir_fd, draft.clock_ns())
             except OSError as error:
                 warnings.append(unwritable(error))
-        return _Renewal(folders, options, memory, draft, warnings).image()
+        for _ in range(MEASURE_TRIES):
+            noted: Warnings = []
+            try:
+                image = _Renewal(folders, options, memory, draft, noted).image()
+            except _TwinRenamed:
+                continue
+            warnings += noted
+            return image
+        raise _never_still()
     except BadImport as error:  # its checksum is right, and its lines are not: no program of ours wrote it
         raise importfile.unavailable(error) from error
     finally:
@@ -105,6 +113,18 @@ def renew(folders: Maildir, options: Options, memory: Memory, warnings: Warnings
 def unwritable(error: OSError) -> tuple[str, dict[str, int | str]]:
     """Return the event of a cache that could not be written."""
     return "cache_unwritable", {"reason": errno.errorcode.get(error.errno or 0, "unknown")}
+
+
+class _TwinRenamed(Exception):
+    """
+    A file that shares its base name is no longer where it was listed: everything is to be listed once more.
+
+    Only all its files together say which unique-id each of them has.
+    """
+
+
+def _never_still() -> MaildropUnavailable:
+    return MaildropUnavailable("messages are renamed faster than they can be read", errno.EBUSY)
 
 
 class _Imported:
@@ -247,21 +267,20 @@ class _Renewal:
         by_inode: dict[tuple[int, int], list[Found]] = {}
         for one in files:
             inode = self._folders.inode(one[3], one[2])
-            if inode:  # else it was renamed meanwhile, and its other name is there as well
+            if inode:  # else it may be an older name of a file whose new one was listed as well
                 by_inode.setdefault(inode, []).append(one)
-        if not by_inode:
-            return files[-1:]  # renamed once more: it is looked for when somebody wants it
+        missing = {one[4] for one in files} - {one[4] for links in by_inode.values() for one in links}
+        if not by_inode and len(missing) == 1:
+            return files[-1:]  # one file, renamed once more: it is looked for when somebody wants it
+        if missing:
+            raise _TwinRenamed
         if len(by_inode) == 1:
             return [_one_of(links) for links in by_inode.values()]
         twins: list[Found] = []
         counts: dict[bytes, int] = {}
         for inode in sorted(by_inode):  # stays the same when flags change: identical twins keep their -2, -3
             _, _, name, mark, listed_inode = _one_of(by_inode[inode])
-            try:
-                digest = self._digest(mark & CUR, name)
-            except FileNotFoundError:
-                continue  # as above; a made-up unique-id would be worse than none for one session
-            shown = names.twin_id(base, digest)
+            shown = names.twin_id(base, self._digest(mark & CUR, name))
             counts[shown] = counts.get(shown, 0) + 1
             suffix = b"-%d" % counts[shown] if counts[shown] > 1 else b""
             twins.append((base, shown + suffix, name, mark | TWIN, listed_inode))
@@ -270,6 +289,8 @@ class _Renewal:
     def _digest(self, folder: int, name: bytes) -> bytes:
         try:
             return self._folders.content_digest(folder, name)
+        except FileNotFoundError:
+            raise _TwinRenamed from None
         except OSError as error:
             if error.errno not in FILE_FAULTS:
                 raise
@@ -290,7 +311,7 @@ class _Renewal:
             gone += removed
             pending = [index for index in pending if index not in removed]
         if pending:
-            raise MaildropUnavailable("messages are renamed faster than they can be read", errno.EBUSY)
+            raise _never_still()
         return messages.without(gone)
 
     def _relocate(self, messages: Messages, vanished: list[int]) -> set[int]:
@@ -300,11 +321,13 @@ class _Renewal:
         gone = set()
         for index in vanished:
             base, twin, _, mark, inode = messages.found[index]
-            if base in places and not twin:
+            if twin:
+                raise _TwinRenamed
+            if base in places:
                 folder, name = places[base][-1]
                 messages.found[index] = (base, twin, name, mark & ~CUR | folder, inode)
                 messages.flags[index] = messages.flags[index] & ~CUR | folder
-            elif certain or twin:
+            elif certain:
                 gone.add(index)
         return gone
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
-from gpop.maildrop import errors, renewal
+from gpop.maildrop import errors, renewal, system
 from gpop.maildrop.opened import Opened
 from tests.maildrop.store import Store, content, expected_id, expected_twin_id, listing, without_root
 
@@ -185,3 +186,50 @@ def test_a_hash_that_arrives_after_its_double(store: Store) -> None:
     store.deliver(long, b"one\n")
     with store.session() as opened:
         assert {shown for shown, _ in listing(opened)} == {hashed, hashed + b"-2"}
+
+
+@pytest.mark.parametrize("call", ["stat", "open_file", "second open_file"])
+def test_a_twin_that_is_renamed_while_it_is_told_apart(
+    store: Store, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """An IMAP server sets a flag between listing and reading: both twins are there, under their ids."""
+    twins(store, b"one\n", b"two\n")
+    store.settle()
+    listed, flagged = BASE + b":2,D", BASE + b":2,DS"
+    wanted = sorted(expected_twin_id(BASE, octets) for octets in (b"one\n", b"two\n"))
+    looks = 2 if call.startswith("second") else 1
+    real = getattr(system, call.removeprefix("second "))
+
+    def rename_first(path: bytes, *arguments: Any, **named: Any) -> Any:
+        nonlocal looks
+        if path == listed:
+            looks -= 1
+            if not looks:
+                os.rename(store.file("cur", listed), store.file("cur", flagged))
+        return real(path, *arguments, **named)
+
+    monkeypatch.setattr(system, call.removeprefix("second "), rename_first)
+    with store.session() as opened:
+        assert looks <= 0
+        assert [shown for shown, _ in listing(opened)] == wanted
+        assert sorted(content(opened, index) for index in range(2)) == [b"one\n", b"two\n"]
+    with store.session() as opened:
+        assert [shown for shown, _ in listing(opened)] == wanted
+
+
+def test_a_twin_that_is_removed_while_it_is_told_apart(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the other one has the base name for itself."""
+    twins(store, b"one\n", b"two\n")
+    store.settle()
+    real = system.open_file
+
+    def remove_first(path: bytes, *arguments: Any, **named: Any) -> int:
+        if path == BASE + b":2,D":
+            os.unlink(store.file("cur", path))
+        return real(path, *arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(system, "open_file", remove_first)
+        opened = store.open()
+    assert listing(opened) == [(BASE, 5)]
+    opened.close()
