@@ -13,7 +13,7 @@ import errno
 import os
 from stat import S_ISREG
 
-from gpop.maildrop import importfile, names, system
+from gpop.maildrop import imported, importfile, names, system
 from gpop.maildrop.errors import MaildropError
 from gpop.maildrop.imported import BadImport
 from gpop.maildrop.names import CUR, NEW
@@ -116,14 +116,16 @@ class Update:
         """Have the messages shown no more; their files stay."""
         shown = {}
         for _, location in located:
-            # Twins have one base name: which of them is meant only their content says.
-            if not location.is_twin:
+            # Twins have one base name: which of them is meant only their content says. And `.unique-ids`
+            # has no place for a message without one.
+            if not location.is_twin and imported.is_base(location.base):
                 shown[location.base] = location.unique_id
         error_number: int | None = errno.ESTALE
         try:
             places, certain = self._folders.places()
             importfile.hide(self._folders.dir_fd, shown, places if certain else None)
-        except BadImport:
+        except (BadImport, ValueError):
+            # The second: somebody has put one of these ids there meanwhile, for another message.
             error_number, shown = errno.EBADMSG, {}
         except (OSError, MaildropError) as error:
             error_number, shown = error.errno, {}
@@ -289,6 +291,7 @@ class Update:
     def _move(self, name: bytes, seen: bytes) -> bool:
         """Move one file; False if another file has that name in cur/, which a rename would destroy."""
         new, cur = self._folders.folder_fd(NEW), self._folders.folder_fd(CUR)
+        is_ours = True
         try:
             system.link(name, seen, src_dir_fd=new, dst_dir_fd=cur, follow_symlinks=False)
         except FileExistsError:
@@ -296,9 +299,22 @@ class Update:
             if inode is None or inode != self._folders.inode(CUR, seen):
                 self._faults.append(errno.EEXIST)
                 return False
-            # It is the same file: whoever moved it before did not come to this point.
-        system.unlink(name, dir_fd=new)
+            is_ours = False  # it is the same file: whoever moved it before did not come to this point
+        try:
+            system.unlink(name, dir_fd=new)
+        except FileNotFoundError:
+            if is_ours:
+                self._give_way(seen)
+            raise
         return True
+
+    def _give_way(self, seen: bytes) -> None:
+        """Take our name of a message in cur/ away again if another program has moved it there meanwhile."""
+        base, inode = names.base_name(seen), self._folders.inode(CUR, seen)
+        places = self._folders.places({base})[0].get(base, [])
+        others = [place for place in places if place != (CUR, seen) and self._folders.inode(*place) == inode]
+        if inode and others:
+            system.unlink(seen, dir_fd=self._folders.folder_fd(CUR))
 
     def _warn(self, event: str, faults: list[int]) -> None:
         """Have an event logged, once for all failures of a kind, with the first one's error."""

@@ -12,7 +12,7 @@ import pytest
 from gpop.maildrop import errors, importfile
 from gpop.maildrop.imported import HIDDEN, ImportedId
 from tests.maildrop.faults import watched
-from tests.maildrop.store import Store, expected, listing
+from tests.maildrop.store import Store, content, expected, listing
 
 NAMES = ("1700000000.M0P1.host", "1700000001.M1P1.host:2,S")
 
@@ -256,3 +256,26 @@ def test_who_is_told_that_a_message_was_removed_sees_it_no_more(filled: Store) -
             break
     assert failing > 8
     assert len(expected(filled)) == 2
+
+
+def test_a_message_without_a_base_name_keeps_no_other_from_being_hidden(filled: Store) -> None:
+    """`.unique-ids` has no place for it, so it stays, and the client is told; the others are hidden."""
+    filled.deliver(":2,S", b"Subject: nameless\n\nthree\n", "cur")
+    with filled.session() as opened:
+        count = opened.maildrop.count
+    assert hide(filled, *range(count)) == (2, 1)
+    with filled.session() as opened:
+        assert [content(opened, index) for index in range(opened.maildrop.count)] == [
+            b"Subject: nameless\n\nthree\n"
+        ]
+
+
+def test_an_id_that_somebody_gave_away_meanwhile_is_no_end_of_update(filled: Store) -> None:
+    """`.unique-ids` was changed in the session, and has that id for another message: not hidden, and told."""
+    first = NAMES[0].encode()
+    with filled.session(removal="hide") as opened:
+        importfile.add(filled.dir_fd, {b"1600000000.other": ImportedId(first)})
+        opened.maildrop.mark_deleted(0)
+        result = opened.update()
+        assert (result.removed, result.failed) == (0, 1)
+        assert opened.warnings[-1][0] == "removal_failed"

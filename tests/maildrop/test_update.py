@@ -6,10 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gpop.maildrop import errors
+from gpop.maildrop import errors, system
 from tests.maildrop.store import Store, content, expected, lines, listing, without_root
 
 
@@ -193,6 +194,42 @@ def test_messages_moved_by_others_are_not_moved(filled: Store) -> None:
         opened.maildrop.retrieved.add(0)
         assert opened.update().moved == 0
         assert opened.warnings == []
+
+
+def test_a_message_moved_by_others_between_link_and_unlink_has_one_name(
+    filled: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An IMAP server moves it in that moment: its name stays, ours goes. Two would be two messages to it."""
+    real = system.link
+    theirs = filled.file("cur", base(0) + b":2,")
+
+    def link(name: bytes, *arguments: Any, **named: Any) -> None:
+        real(name, *arguments, **named)
+        os.rename(filled.file("new", name), theirs)
+
+    monkeypatch.setattr(system, "link", link)
+    with filled.session() as opened:
+        opened.maildrop.retrieved.add(0)
+        assert opened.update().moved == 0
+        assert opened.warnings == []
+    assert [name for _, name in filled.files() if name.startswith(base(0))] == [base(0) + b":2,"]
+
+
+def test_a_move_that_another_session_completes_keeps_the_message(
+    filled: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without session.lock two sessions may move one message: the name in cur/ is then the only one."""
+    real = system.link
+
+    def link(name: bytes, *arguments: Any, **named: Any) -> None:
+        real(name, *arguments, **named)
+        os.unlink(filled.file("new", name))
+
+    monkeypatch.setattr(system, "link", link)
+    with filled.session() as opened:
+        opened.maildrop.retrieved.add(0)
+        opened.update()
+    assert ("cur", base(0) + b":2,S") in filled.files()
 
 
 def test_a_message_replaced_by_something_else(filled: Store) -> None:
