@@ -42,7 +42,8 @@ FORMAT_MARK = struct.pack("<8sHH", MAGIC, VERSION, HEADER_OCTETS)  # what every 
 TABLE_OCTETS_EACH, TABLE_OCTETS_MORE = 29, 12
 NO_IMPORT = (0, 0, 0, 0)  # in place of the signature of imported unique-ids: there is no such file
 NOTHING_LISTED = (bytes(CHECKSUM_OCTETS), bytes(CHECKSUM_OCTETS))
-MAX_STAMP_NS = (1 << 63) - 1  # in the year 2262
+MIN_STAMP_NS, MAX_STAMP_NS = -1 << 63, (1 << 63) - 1  # in the years 1677 and 2262
+MAX_OCTETS = (1 << 64) - 1
 # Offsets are 32 bits wide; so many messages stay below that with the longest names.
 MAX_MESSAGES = 2_000_000
 
@@ -384,7 +385,12 @@ def assemble(first: Columns, second: Columns, octets: int, facts: Facts) -> list
     Return a whole cache of the messages of `first`, then those of `second`, with `octets` together.
 
     In pieces, the first of which is the header: a large cache is never copied into one piece.
+
+    Raises:
+        BadCache: no maildrop has so many octets; some of them are out of a forged cache.
     """
+    if octets > MAX_OCTETS:
+        raise BadCache("table_damaged")
     uidl_octets = len(UIDL_STATUS) + len(first.uidl) + len(second.uidl) + len(TERMINATOR)
     list_octets = len(LIST_STATUS) + len(first.scan) + len(second.scan) + len(TERMINATOR)
     tail_octets = len(first.tails) + len(second.tails)
@@ -428,9 +434,13 @@ def _header(facts: Facts, count: int, octets: int, crc: int, layout: tuple[int, 
 
 
 def _storable(signature: Signature) -> Signature:
-    """Return a signature with stamps that fit; what has later ones is from the future, and so racy."""
+    """Return a signature with stamps that fit. One that did not is no hit: it differs from what is recorded."""
     device, inode, mtime_ns, ctime_ns = signature
-    return device, inode, min(mtime_ns, MAX_STAMP_NS), min(ctime_ns, MAX_STAMP_NS)
+    return device, inode, _storable_stamp(mtime_ns), _storable_stamp(ctime_ns)
+
+
+def _storable_stamp(stamp_ns: int) -> int:
+    return max(MIN_STAMP_NS, min(stamp_ns, MAX_STAMP_NS))
 
 
 def take_apart(columns: Columns) -> Known:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpop.maildrop import cachefile, errors, reconcile, statcache
+from gpop.maildrop.names import CUR
 from gpop.maildrop.statcache import CHECKED_OCTETS, HEADER_OCTETS, NAMED, NOTHING, TWIN, Known
 from tests.maildrop.store import Store, content, expected, listing
 
@@ -148,14 +150,16 @@ def test_a_cache_of_another_version(polled: Store) -> None:
 # Forged, with right checksums: its owner may deceive himself, and that is all
 
 
-def forge(store: Store, messages: list[tuple[bytes, int, int, bytes]], stamp: int = 0) -> None:
+def forge(
+    store: Store, messages: list[tuple[bytes, int, int, bytes]], stamp: int = 0, total: int = 12345
+) -> None:
     """Write a cache that is all right by itself, and a hit, and says what its forger likes."""
     header = cachefile.open_image(store.dir_fd).header
     ids, octets, flags, file_names = (list(column) for column in zip(*messages, strict=True))
     count = len(messages)
     known = Known(ids, octets, flags, file_names, [0] * count, [stamp] * count)
     columns = statcache.render(NOTHING, known)
-    store.cache.write_bytes(b"".join(statcache.assemble(NOTHING, columns, 12345, header.facts())))
+    store.cache.write_bytes(b"".join(statcache.assemble(NOTHING, columns, total, header.facts())))
 
 
 @pytest.mark.parametrize(
@@ -278,3 +282,33 @@ def test_forged_octets_lead_to_an_answer(
     for _, name in before - set(store.files()):
         assert name.split(b":")[0] in shown
     store.close()
+
+
+def test_forged_octets_that_no_total_can_hold(polled: Store) -> None:
+    """Together more than 64 bits: with new mail the cache is made anew, and no session ends for it."""
+    known = [
+        (b"1700000000.a", 2**64 - 1, 0, b"1700000000.a"),
+        (b"1700000001.b", 9, CUR, b"1700000001.b"),
+        (b"1700000002.c", 0, 0, b"1700000002.c"),
+    ]
+    forge(polled, known, total=2**64 - 1)
+    polled.deliver("1700000003.d", b"new\n")
+    assert poll_reason(polled) == "table_damaged"
+    assert polled.poll() == ("hit", "unchanged")
+
+
+def test_a_folder_from_before_the_year_1678() -> None:
+    """Where a file system keeps such stamps, its owner can give a folder one: no 64 bits of ns hold it."""
+    shared = Path("/dev/shm")
+    if not os.access(shared, os.W_OK):
+        pytest.skip("no tmpfs to write to")
+    with tempfile.TemporaryDirectory(dir=shared) as where:
+        store = Store(Path(where) / "Maildir")
+        store.deliver("1700000000.a", b"one\n", folder="cur")
+        os.utime(store.path / "cur", ns=(-(10**19), -(10**19)))
+        if os.stat(store.path / "cur").st_mtime_ns > -(2**63):
+            pytest.skip("this file system has no such stamps")
+        for _ in range(2):
+            with store.session() as opened:
+                assert listing(opened) == expected(store)
+        store.close()
