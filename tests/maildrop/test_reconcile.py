@@ -7,7 +7,7 @@ from zlib import crc32
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpop.maildrop import reconcile, statcache
+from gpop.maildrop import imported, reconcile, statcache
 from gpop.maildrop.listing import Listing, decoded
 from gpop.maildrop.names import CUR, NEW
 from gpop.maildrop.statcache import NOTHING, NOTHING_KNOWN, RACY_CUR, RACY_NEW, Facts, Known
@@ -234,3 +234,29 @@ def test_estimates_are_not_kept() -> None:
     found = reconcile.gathered(NEW, listing([b"1700000000.a"]).files())
     known = Known([b"1700000000.a"], (9,), bytes([statcache.ESTIMATED]), [b"1700000000.a"], [1], [0])
     assert reconcile.recall(known, found).octets == [reconcile.UNMEASURED]
+
+
+def test_much_new_mail_is_not_looked_for_one_by_one() -> None:
+    """
+    Each look goes through all that is known, so 1,000 of them took longer than to put everything together.
+    """
+
+    class Unasked(imported.Lookup):
+        asked = 0
+
+        def of(self, base: bytes) -> None:
+            self.asked += 1
+
+    known = statcache.render(NOTHING, Known([b"1.a"], [1], b"\1", [b"1.a:2,"], [1], [0]))
+    lookup = Unasked(imported.render({}))
+    few, many = (
+        reconcile.gathered(0, [(b"2.%d" % number, number) for number in range(count)]) for count in (2, 1000)
+    )
+    assert not reconcile.need_import(few, known, lookup) and lookup.asked == 2
+    assert reconcile.need_import(many, known, lookup) and lookup.asked == 2
+    few, many = (
+        reconcile.gathered(0, [(b"2.%d with space" % number, number) for number in range(count)])
+        for count in (2, 1000)
+    )
+    assert not reconcile.may_share_id(few, known)
+    assert reconcile.may_share_id(many, known)
