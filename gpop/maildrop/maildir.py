@@ -167,20 +167,19 @@ class Maildir:
         hidden = [index for index, name in enumerate(listing.names) if name[0] == "."]
         return listing.parted(hidden)[1] if hidden else listing
 
-    def places(self, wanted: set[bytes] | None = None) -> tuple[Places, bool]:
+    def places(self, wanted: set[bytes] | None = None) -> Places:
         """
-        Return where the files with these base names are (or all files), and whether that is certain.
+        Return where the files with these base names are, or all files.
 
-        It is not if a folder changed meanwhile: readdir may miss what is being renamed.
+        Readdir may miss what is being renamed: whether one is gone that is not here, `stock.look_for` knows.
         """
-        before = self.signatures()
         places: Places = {}
         for folder in (NEW, CUR):  # in this order: a file moved meanwhile is seen twice, never missed
             for name in self.files(folder).encoded():
                 base = names.base_name(name)
                 if wanted is None or base in wanted:
                     places.setdefault(base, []).append((folder, name))
-        return places, self.signatures() == before
+        return places
 
     # Files
 

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from gpop.maildrop.opening import Options, Verdict, Warnings
     from gpop.maildrop.statcache import Signature
 
+# So many times a message that others rename is looked for.
+RENAMED_TRIES = 3
+
 
 class Opened:
     """
@@ -121,23 +124,20 @@ class Opened:
 
     def _open_elsewhere(self, folders: Maildir, location: Location) -> tuple[int, os.stat_result]:
         """Open the file of a message that another program renamed."""
-        signatures = folders.signatures()
-        if signatures != self._places_at:
-            # All names at once: a program that renames one message usually renames many.
-            self._places, _ = folders.places()
-            self._places_at = signatures
-        try:
-            files = {folders.inode(*place): place for place in self._places.get(location.base, [])}
-        except OSError as error:
-            raise MessageUnreadable("a message's file can't be looked at", error.errno) from error
-        files.pop(None, None)
-        if len(files) > 1:
-            raise MessageChanged("a message's file was renamed, and several have its base name")
-        for place in files.values():
+        for _ in range(RENAMED_TRIES):
+            signatures = folders.signatures()
+            if signatures != self._places_at:
+                # All names at once: a program that renames one message usually renames many.
+                self._places, self._places_at = folders.places(), signatures
+            place = _only_place(folders, self._places.get(location.base, []))
             try:
-                return folders.open_message(*place)
+                if place:
+                    return folders.open_message(*place)
             except FileNotFoundError:
+                pass
+            if location.base not in self._places:
                 break
+            self._places_at = None  # renamed once more, perhaps within the tick in which it was looked for
         raise MessageVanished("a message's file is gone", errno.ENOENT)
 
     def _form(self, index: int, location: Location, status: os.stat_result) -> int:
@@ -240,6 +240,23 @@ class Opened:
         finally:
             if draft:
                 draft.discard()
+
+
+def _only_place(folders: Maildir, places: list[tuple[int, bytes]]) -> tuple[int, bytes] | None:
+    """
+    Return a place of the one file that is at all of these; None if none is there any more.
+
+    Raises:
+        MessageUnreadable, MessageChanged: they can't be looked at; or there are several files.
+    """
+    try:
+        files = {folders.inode(*place): place for place in places}
+    except OSError as error:
+        raise MessageUnreadable("a message's file can't be looked at", error.errno) from error
+    files.pop(None, None)
+    if len(files) > 1:
+        raise MessageChanged("a message's file was renamed, and several have its base name")
+    return next(iter(files.values()), None)
 
 
 def _check_twin(fd: int, location: Location) -> None:

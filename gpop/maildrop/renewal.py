@@ -30,7 +30,7 @@ from gpop.maildrop.statcache import (
     TWIN,
     Facts,
 )
-from gpop.maildrop.stock import Stock, take_stock
+from gpop.maildrop.stock import Stock, look_for, take_stock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -317,7 +317,8 @@ class _Renewal:
     def _relocate(self, messages: Messages, vanished: list[int]) -> set[int]:
         """Look for vanished files under other names; returns the indexes of those that are gone."""
         self._listed = [*statcache.NOTHING_LISTED]  # not just what was listed will be in the cache
-        places, certain = self._folders.places({messages.found[index][0] for index in vanished})
+        bases = {messages.found[index][0] for index in vanished}
+        places, certain = look_for(self._folders, bases, self._options.clock_wait_s)
         gone = set()
         for index in vanished:
             base, twin, _, mark, inode = messages.found[index]

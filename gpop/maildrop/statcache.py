@@ -434,7 +434,7 @@ def _header(facts: Facts, count: int, octets: int, crc: int, layout: tuple[int, 
 
 
 def _storable(signature: Signature) -> Signature:
-    """Return a signature with stamps that fit. One that did not is no hit: it differs from what is recorded."""
+    """Return a signature with stamps that fit. One that did not is no hit: it differs from the recorded."""
     device, inode, mtime_ns, ctime_ns = signature
     return device, inode, _storable_stamp(mtime_ns), _storable_stamp(ctime_ns)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 
 from gpop.maildrop import names, reconcile, system
+from gpop.maildrop.cachefile import Draft
 from gpop.maildrop.names import CUR, NEW
 from gpop.maildrop.statcache import RACY_CUR, RACY_NEW
 
@@ -19,9 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gpop.maildrop.cachefile import Draft
     from gpop.maildrop.listing import Listing
-    from gpop.maildrop.maildir import Maildir
+    from gpop.maildrop.maildir import Maildir, Places
     from gpop.maildrop.statcache import Signature
 
 # A folder that changes while it is listed is listed again, so many times in all.
@@ -49,6 +49,11 @@ class Stock:
         self.racy = racy
         self.listings: dict[int, Listing] = {}
 
+    def is_of_last_tick(self) -> bool:
+        """Whether a folder has changed in this very tick of the clock: one more change would not show."""
+        new, cur = self.signatures
+        return self.clock_ns in (*new[2:], *cur[2:])
+
 
 def take_stock(
     folders: Maildir, draft: Draft | None, clock_wait_s: float, to_list: Callable[[Stock], list[int]]
@@ -57,8 +62,8 @@ def take_stock(
     List the folders that `to_list` names, at a moment when they hold still.
 
     Readdir may miss a file that is renamed meanwhile: so a folder that changed while it was
-    listed is listed again. One that never holds still gets what all its listings hold
-    together, and is looked at again by the next session.
+    listed, or may have in the tick of its last change, is listed again. One that never holds
+    still gets what all its listings hold together, and is looked at again by the next session.
 
     Raises:
         MaildropUnavailable: a folder can't be listed.
@@ -69,15 +74,40 @@ def take_stock(
     for _ in range(LIST_TRIES):
         stock = _settled(folders, draft, deadline)
         _list(folders, stock, to_list(stock))
-        if folders.signatures() == stock.signatures:
+        is_still = folders.signatures() == stock.signatures
+        if is_still and not stock.is_of_last_tick():
             return stock
         for folder, listed in stock.listings.items():
             seen[folder].update(listed.files())
     # Both, whatever changed: a message on its way from new/ to cur/ must be in one of them.
     _list(folders, stock, [NEW, CUR])
     _add_lingering(folders, stock, seen)
-    stock.racy = RACY_NEW | RACY_CUR
+    if not is_still:
+        stock.racy = RACY_NEW | RACY_CUR
     return stock
+
+
+def look_for(folders: Maildir, wanted: set[bytes] | None, clock_wait_s: float) -> tuple[Places, bool]:
+    """
+    Return where the files with these base names are (or all files), and whether that is certain.
+
+    It is not if a folder changed meanwhile, or may have in the tick of its last change (which is waited
+    out for `clock_wait_s`), or where nothing can be written that tells the clock.
+
+    Raises:
+        MaildropUnavailable: a folder can't be listed.
+        OSError: what tells the clock can't be looked at.
+    """
+    try:
+        clock = Draft(folders.dir_fd)
+    except OSError:
+        return folders.places(wanted), False
+    try:
+        before = _settled(folders, clock, time.monotonic() + clock_wait_s)
+        places = folders.places(wanted)
+        return places, not before.racy and folders.signatures() == before.signatures
+    finally:
+        clock.discard()
 
 
 def _add_lingering(folders: Maildir, stock: Stock, seen: dict[int, dict[bytes, int]]) -> None:

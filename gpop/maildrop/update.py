@@ -19,6 +19,7 @@ from gpop.maildrop.imported import BadImport
 from gpop.maildrop.names import CUR, NEW
 from gpop.maildrop.removal import HIDE, UNLINK, Removal
 from gpop.maildrop.statcache import LINKED
+from gpop.maildrop.stock import look_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 # So many times files that others renamed meanwhile are looked for under other names.
 RELOCATE_TRIES = 3
+# And so long the clock of the file system is waited for then, to be sure of what is gone: it steps every few
+# ms, or every second.
+CLOCK_WAIT_S = 1.2
 QUOTA_FILE = "maildirsize"
 # Opened for appending only, never created, never through a link, never waiting for a FIFO's reader.
 QUOTA_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -122,7 +126,7 @@ class Update:
                 shown[location.base] = location.unique_id
         error_number: int | None = errno.ESTALE
         try:
-            places, certain = self._folders.places()
+            places, certain = look_for(self._folders, None, CLOCK_WAIT_S)
             importfile.hide(self._folders.dir_fd, shown, places if certain else None)
         except (BadImport, ValueError):
             # The second: somebody has put one of these ids there meanwhile, for another message.
@@ -180,8 +184,9 @@ class Update:
             if not pending:
                 return
             try:
-                places, certain = self._folders.places({location.base for _, location in pending})
-            except MaildropError:
+                bases = {location.base for _, location in pending}
+                places, certain = look_for(self._folders, bases, CLOCK_WAIT_S)
+            except (OSError, MaildropError):
                 break  # not to know where a message is does not mean that it is gone
             pending = [
                 (octets, location)
@@ -311,7 +316,7 @@ class Update:
     def _give_way(self, seen: bytes) -> None:
         """Take our name of a message in cur/ away again if another program has moved it there meanwhile."""
         base, inode = names.base_name(seen), self._folders.inode(CUR, seen)
-        places = self._folders.places({base})[0].get(base, [])
+        places = self._folders.places({base}).get(base, [])
         others = [place for place in places if place != (CUR, seen) and self._folders.inode(*place) == inode]
         if inode and others:
             system.unlink(seen, dir_fd=self._folders.folder_fd(CUR))

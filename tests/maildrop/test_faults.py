@@ -227,7 +227,7 @@ def test_reading_messages(tmp_path: Path, error_number: int) -> None:
 def test_a_message_that_its_file_system_finds_damaged(
     store: Store, monkeypatch: pytest.MonkeyPatch, error_number: int
 ) -> None:
-    """It stays listed, with its file's size, and hides no other; who asks for it hears that it can't be read."""
+    """It stays listed, with its file's size, and hides no other; RETR is to say that it can't be read."""
     store.deliver_many(3)
     damaged, real = b"1700000001.M1P1.host", system.open_file
 

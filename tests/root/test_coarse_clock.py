@@ -12,13 +12,17 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.maildrop.store import Store
+from gpop.maildrop import importfile, system
+from tests.maildrop.store import Store, content, expected, listing
 from tests.maildrop.test_race import deliver_and_poll
 
 ROUNDS = 60
+NAMES = [f"170000000{number}.a" for number in range(3)]
+RENAMED = NAMES[1] + ":2,S"
 
 
 def run(*command: str | Path) -> str:
@@ -75,3 +79,100 @@ def test_a_quiet_maildrop_is_a_hit(coarse: Path) -> None:
         assert store.poll() == ("hit", "unchanged")
     finally:
         store.close()
+
+
+# Readdir may miss a file that is renamed meanwhile: elsewhere the stamps tell that the folder has changed
+
+
+@pytest.fixture
+def missing(coarse: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """Three messages in cur/; the second is missed when that is listed next, as `miss_next` says."""
+    store = Store(coarse / "Maildir")
+    for name in NAMES:
+        store.deliver(name, folder="cur")
+    store.away = []  # the name under which it is missed once
+    real = system.scandir
+
+    def scandir(fd: int) -> Any:
+        cur = (store.path / "cur").stat()
+        if not store.away or not os.path.samestat(os.fstat(fd), cur):
+            return real(fd)
+        path, aside = store.path / "cur" / store.away.pop(), store.path / "tmp" / "aside"
+        path.rename(aside)
+        with real(fd) as entries:
+            found = list(entries)
+        aside.rename(path)
+        return Entries(found)
+
+    monkeypatch.setattr(system, "scandir", scandir)
+    yield store
+    store.close()
+
+
+class Entries(list[Any]):
+    """What scandir returns."""
+
+    def __enter__(self) -> Entries:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+
+def test_a_message_that_one_listing_misses_is_not_gone(missing: Store) -> None:
+    """The session that lists the folder within the second of its last change shows every message."""
+    missing.settle()  # a second begins: what follows is over before it is
+    missing.deliver("1700000005.b")
+    os.rename(missing.file("cur", NAMES[1]), missing.file("cur", RENAMED))
+    missing.away = [RENAMED]
+    with missing.session() as opened:
+        assert not missing.away
+        assert listing(opened) == expected(missing)
+
+
+def test_a_message_that_update_misses_is_not_said_to_be_removed(missing: Store) -> None:
+    """It was renamed, and is looked for: QUIT says +OK when it is gone, and -ERR as long as it is there."""
+    with missing.session() as opened:
+        missing.settle()  # a second begins: what follows is over before it is
+        os.rename(missing.file("cur", NAMES[1]), missing.file("cur", RENAMED))
+        missing.away = [RENAMED]
+        opened.maildrop.mark_deleted(1)
+        result = opened.update()
+        assert not missing.away
+    assert (result.removed, result.failed) == (1, 0)
+    assert sorted(name for _, name in missing.files()) == [NAMES[0].encode(), NAMES[2].encode()]
+
+
+def test_a_message_that_others_removed_is_gone(missing: Store) -> None:
+    """Also within the second in which that was: it takes one more to be sure."""
+    with missing.session() as opened:
+        missing.settle()  # a second begins: what follows is over before it is
+        os.unlink(missing.file("cur", NAMES[1]))
+        opened.maildrop.mark_deleted(1)
+        result = opened.update()
+    assert (result.removed, result.failed) == (1, 0)
+
+
+def test_a_hidden_message_that_update_misses_stays_hidden(missing: Store) -> None:
+    """It would be shown again otherwise, for good, and every client would download it anew."""
+    with missing.session(removal="hide") as opened:
+        opened.maildrop.mark_deleted(1)
+        assert opened.update().removed == 1
+    with missing.session(removal="hide") as opened:
+        missing.settle()  # a second begins: what follows is over before it is
+        os.rename(missing.file("cur", NAMES[1]), missing.file("cur", RENAMED))
+        missing.away = [RENAMED]
+        opened.maildrop.mark_deleted(0)
+        assert opened.update().removed == 1
+        assert not missing.away
+    assert set(importfile.read(missing.dir_fd)) == {NAMES[0].encode(), NAMES[1].encode()}
+
+
+def test_a_message_renamed_twice_within_a_second_is_found(missing: Store) -> None:
+    """RETR does not say that it is gone because it is no longer where it was found the last time."""
+    with missing.session() as opened:
+        missing.settle()  # a second begins: what follows is over before it is
+        os.rename(missing.file("cur", NAMES[1]), missing.file("cur", RENAMED))
+        content(opened, 1)
+        os.rename(missing.file("cur", RENAMED), missing.file("cur", NAMES[1] + ":2,FS"))
+        content(opened, 1)
