@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import os
 import poplib
-from contextlib import contextmanager
+import signal
+import socket
+import struct
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -585,6 +588,40 @@ def test_a_folder_that_is_away_is_said_to_be(make_server):
         assert dialogue.rest() == b""
     assert "cur/" in server.wait_for_event("session_closed", close_reason="unavailable")["fault"]
     assert poll(server)[0] == before
+
+
+def test_a_maildrop_that_is_unavailable_is_logged_so_though_nobody_waits(make_server):
+    """The client has gone by then: the line of the session still is an error that says what is wrong."""
+    server = make_server()
+    server.site.deliver(MESSAGE, folder="cur")
+    server.site.deliver(MESSAGE)
+    before = poll_until_hit(server)
+    sessions = len(server.events("session_closed"))
+    dialogue = server.login()
+    with folder_away(server.site):
+        dialogue.send(b"RETR 1\r\n")
+        dialogue.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        dialogue.close()
+        closed = server.wait_for_event("session_closed", sessions + 1)
+    assert (closed["close_reason"], closed["level"]) == ("unavailable", "error")
+    assert "cur/" in closed["fault"]
+    assert poll(server)[0] == before
+
+
+def test_a_session_that_is_refused_and_kicked_is_no_death(make_server):
+    """It has answered [IN-USE] and waits for its client to read that: the signal changes nothing any more."""
+    server = make_server(session__lock_wait_s=0)
+    with server.login() as first, server.connect() as second:
+        (serving,) = server.pids("session")
+        second.ask("USER user0")
+        assert second.ask(f"PASS {PASSWORD}").startswith(b"-ERR [IN-USE]")
+        server.wait_for_event("session_closed", close_reason="in_use")
+        for pid in set(server.pids("session")) - {serving}:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR2)
+        wait_until(lambda: server.pids("session") == [serving])
+        assert first.ask("QUIT").startswith(b"+OK")
+    assert not server.faults()
 
 
 def test_a_login_that_fails_holds_no_lock(make_server):
