@@ -124,11 +124,6 @@ class Authorization:
         """Whether the next line is a SASL response, which may be long, and not a command."""
         return self._step in _SASL_STEPS
 
-    @property
-    def utf8_given(self) -> bool:
-        """Whether UTF8 was given. STLS after it is an error of the client's (RFC 6856 §2.1)."""
-        return self.speech.utf8
-
     def login_refused(self) -> None:
         """Forget the name: the next login begins with USER or AUTH again."""
         self._step = Step.NO_NAME

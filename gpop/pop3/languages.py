@@ -102,7 +102,7 @@ class Speech:
     __slots__ = ("_languages", "language", "utf8")
 
     def __init__(self, languages: Languages, tag: str = "", utf8: bool = False) -> None:
-        """`tag` is what `tag` was where the client spoke before."""
+        """`tag` is that of the language which the client has chosen where it spoke before the login."""
         self._languages = languages
         self.utf8 = utf8
         self.language = (languages.find(tag) if tag else None) or ENGLISH

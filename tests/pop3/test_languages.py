@@ -184,14 +184,14 @@ def test_any_reply_can_be_said(line):
 # --- UTF8
 
 
-def test_utf8_is_remembered_for_stls_and_the_session():
-    """STLS after it is illegal (§2.1): who decides about STLS asks this."""
+def test_utf8_is_remembered_for_the_session():
+    """Only if it was said rightly."""
     authorization = states(speech())[0]
-    assert not authorization.utf8_given
+    assert not authorization.speech.utf8
     assert authorization.handle(b"UTF8 please").octets.startswith(b"-ERR ")
-    assert not authorization.utf8_given
+    assert not authorization.speech.utf8
     assert authorization.handle(b"UTF8") == Reply(b"+OK UTF-8 mode\r\n")
-    assert authorization.utf8_given and authorization.speech.utf8
+    assert authorization.speech.utf8
 
 
 def test_utf8_after_the_login_is_humoured_and_changes_nothing():
