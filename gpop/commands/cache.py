@@ -20,11 +20,12 @@ from itertools import compress
 from gpop.commands import owner
 from gpop.commands.owner import Refused
 from gpop.events import printable
-from gpop.maildrop import cachefile, errors, importfile, maildir, names, opening, statcache
+from gpop.maildrop import cachefile, errors, importfile, maildir, names, opening, statcache, table
 from gpop.maildrop.cachefile import Image
 from gpop.maildrop.model import Maildrop
 from gpop.maildrop.opening import Options, Verdict
-from gpop.maildrop.statcache import BadCache, Header, Known
+from gpop.maildrop.statcache import BadCache, Header
+from gpop.maildrop.table import Known
 from gpop.pop3 import encoding
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -137,7 +138,7 @@ def _described(image: Image) -> Iterator[str]:
         yield f"{name}/       device {device} inode {inode}{racy}"
         yield f"           mtime {_time(mtime_ns)} ctime {_time(ctime_ns)}"
     try:
-        known = statcache.take_apart(statcache.cut(header, image.load()))
+        known = table.take_apart(table.cut(header, image.load()))
     except BadCache as bad:
         yield f"body       {REASONS[bad.reason]}"
         return
@@ -200,7 +201,7 @@ class Truth:
         folders = maildir.Maildir(dir_fd)
         self.numbers: dict[bytes, int] = {}
         self.sizes: dict[bytes, tuple[int, int] | None] = {}
-        listed = statcache.take_apart(statcache.cut(opened.image.header, opened.image.load()))
+        listed = table.take_apart(table.cut(opened.image.header, opened.image.load()))
         self.inodes = dict(zip(listed.ids, listed.inodes, strict=True))
         for index in range(opened.maildrop.count):
             location = opened.maildrop.location(index)
@@ -227,7 +228,7 @@ def verify(dir_fd: int, args: argparse.Namespace) -> int:
     if verdict.image is None:
         return 0  # nothing that could be wrong: the next session makes it anew
     try:
-        known = statcache.take_apart(statcache.cut(verdict.image.header, verdict.image.load()))
+        known = table.take_apart(table.cut(verdict.image.header, verdict.image.load()))
     except BadCache as bad:
         print(f"wrong      {REASONS[bad.reason]}")
         return 1
@@ -252,8 +253,8 @@ def _inconsistencies(dir_fd: int, image: Image, known: Known) -> Iterator[str]:
     header: Header = image.header
     if header.octets != sum(known.octets):
         yield f"octets of all messages: header says {header.octets}, table {sum(known.octets)}"
-    same = statcache.render(statcache.NOTHING, known)
-    again = statcache.assemble(statcache.NOTHING, same, header.octets, header.facts())
+    same = table.render(table.NOTHING, known)
+    again = statcache.assemble(table.NOTHING, same, header.octets, header.facts())
     if b"".join(again) != image.load():
         yield "listings and table do not belong together"
     if header.imported != importfile.signature(dir_fd):

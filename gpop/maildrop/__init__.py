@@ -1,6 +1,6 @@
 """
 A Maildir as a POP3 maildrop, and the statcache that makes polling it cheap.
 
-Read in this order: names, statcache, listing, reconcile, model (pure); then system, maildir, lock,
+Read in this order: names, statcache, table, listing, reconcile, model (pure); then system, maildir, lock,
 cachefile, update, opening (edges). docs/statcache.md has the format and the states of the cache.
 """

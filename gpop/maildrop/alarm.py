@@ -21,7 +21,7 @@ from gpop.maildrop.statcache import NAMED
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gpop.maildrop.reconcile import Messages
-    from gpop.maildrop.statcache import Known
+    from gpop.maildrop.table import Known
 
 # A maildrop with less in it may be emptied and filled by its user between two polls.
 FEWEST_REPLACED = 10

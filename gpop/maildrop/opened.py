@@ -11,23 +11,15 @@ import errno
 import os
 import time
 
-from gpop.maildrop import cachefile, importfile, names, reconcile, statcache
+from gpop.maildrop import cachefile, importfile, names, reconcile, statcache, table
 from gpop.maildrop.cachefile import Draft
 from gpop.maildrop.errors import MessageChanged, MessageUnreadable, MessageVanished
 from gpop.maildrop.lock import unlock
 from gpop.maildrop.maildir import OpenMessage, digest_of
 from gpop.maildrop.model import Maildrop
 from gpop.maildrop.retention import Retention
-from gpop.maildrop.statcache import (
-    ESTIMATED,
-    FORM_BITS,
-    FORM_SHIFT,
-    MEASURED,
-    NO_IMPORT,
-    NOTHING,
-    BadCache,
-    Known,
-)
+from gpop.maildrop.statcache import ESTIMATED, FORM_BITS, FORM_SHIFT, MEASURED, NO_IMPORT, BadCache
+from gpop.maildrop.table import NOTHING, Known
 from gpop.maildrop.update import Update, UpdateResult
 from gpop.pop3 import encoding
 
@@ -221,13 +213,13 @@ class Opened:
         """Write the cache once more, with what was learned; its signatures stay as they were recorded."""
         draft = None
         try:
-            known = statcache.take_apart(statcache.cut(self.image.header, self.image.load()))
+            known = table.take_apart(table.cut(self.image.header, self.image.load()))
             octets, flags, stamps = list(known.octets), list(known.flags), list(known.stamps)
             for index, (true_octets, form, stamp) in self._learned.items():
                 octets[index] = true_octets
                 stamps[index] = stamp
                 flags[index] = flags[index] & ~(FORM_BITS | ESTIMATED) | MEASURED | form << FORM_SHIFT
-            columns = statcache.render(
+            columns = table.render(
                 NOTHING, Known(known.ids, octets, flags, known.names, known.inodes, stamps)
             )
             draft = Draft(dir_fd)

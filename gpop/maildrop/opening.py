@@ -20,7 +20,8 @@ from gpop.maildrop.maildir import Maildir
 from gpop.maildrop.opened import Opened
 from gpop.maildrop.removal import UNLINK
 from gpop.maildrop.renewal import Memory, renew, unwritable
-from gpop.maildrop.statcache import HEADER_OCTETS, NOTHING, BadCache, Facts
+from gpop.maildrop.statcache import HEADER_OCTETS, BadCache, Facts
+from gpop.maildrop.table import NOTHING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

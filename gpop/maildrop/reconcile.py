@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from gpop.maildrop import imported, names, statcache
+from gpop.maildrop import imported, names, statcache, table
 from gpop.maildrop.imported import HIDDEN
 from gpop.maildrop.listing import decoded
 from gpop.maildrop.names import CUR, NEW
-from gpop.maildrop.statcache import ESTIMATED, FORM_BITS, LINKED, MEASURED, NAMED, RACY, RACY_ANY, TWIN, Known
+from gpop.maildrop.statcache import ESTIMATED, FORM_BITS, LINKED, MEASURED, NAMED, RACY, RACY_ANY, TWIN
+from gpop.maildrop.table import Known
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
     from gpop.maildrop.imported import ImportedId, Lookup
     from gpop.maildrop.listing import Listing
-    from gpop.maildrop.statcache import Columns, Header, Signature
+    from gpop.maildrop.statcache import Header, Signature
+    from gpop.maildrop.table import Columns
 
     # (base name, unique-id if it is a twin else b"", name, flags in the table: folder, TWIN, LINKED; inode).
     # Tuples, in this order, because that is the order of messages, and there may be 100,000 of them.
@@ -230,7 +232,7 @@ def rendered(messages: Messages, ids: list[bytes], before: Columns) -> Columns:
         named = zip(flags, ids, bases, strict=True)
         flags = [mark if shown == base else mark | NAMED for mark, shown, base in named]
     file_names, inodes = [one[2] for one in messages.found], [one[4] for one in messages.found]
-    return statcache.render(before, Known(ids, messages.octets, flags, file_names, inodes, messages.stamps))
+    return table.render(before, Known(ids, messages.octets, flags, file_names, inodes, messages.stamps))
 
 
 def needs_both_folders(messages: Messages) -> bool:
@@ -253,9 +255,9 @@ def additions(
     tell (`listed`, by folder); so nothing is done per known message but to list it.
 
     Raises:
-        BadCache: `columns` are not what `statcache.render` writes.
+        BadCache: `columns` are not what `table.render` writes.
     """
-    last = statcache.last_name(columns) if columns.flags else b""
+    last = table.last_name(columns) if columns.flags else b""
     last_shown = decoded(last)
     added: list[Found] = []
     for folder, listing in listings.items():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 
-from gpop.maildrop import alarm, cachefile, importfile, names, reconcile, statcache
+from gpop.maildrop import alarm, cachefile, importfile, names, reconcile, statcache, table
 from gpop.maildrop.cachefile import Draft, Image
 from gpop.maildrop.errors import MaildropUnavailable
 from gpop.maildrop.imported import BadImport, Lookup
@@ -23,21 +23,21 @@ from gpop.maildrop.statcache import (
     LIST_BOTH,
     MEASURED,
     NO_IMPORT,
-    NOTHING,
-    NOTHING_KNOWN,
     RACY,
     RACY_IDS,
     TWIN,
     Facts,
 )
 from gpop.maildrop.stock import Stock, look_for, take_stock
+from gpop.maildrop.table import NOTHING, NOTHING_KNOWN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gpop.maildrop.maildir import Maildir
     from gpop.maildrop.opening import Options, Warnings
     from gpop.maildrop.reconcile import Found, Messages
-    from gpop.maildrop.statcache import Columns, Header, Known, Octets, Signature
+    from gpop.maildrop.statcache import Header, Octets, Signature
+    from gpop.maildrop.table import Columns, Known
 
 # So many times files that vanished before they were measured are looked for under other names. It
 # takes a program that renames all the time to need more than two, and then waiting is no answer.
@@ -65,14 +65,14 @@ class Memory:
         self.columns: Columns = NOTHING
         self._known: Known | None = None if image else NOTHING_KNOWN
         if image:
-            self.columns = statcache.cut(image.header, image.load())
+            self.columns = table.cut(image.header, image.load())
             if trusted and not image.header.flags & (LIST_BOTH | RACY_IDS):
                 self.header = image.header
 
     def known(self) -> Known:
         """Return its messages one by one: what new mail alone does not take. Raises BadCache."""
         if self._known is None:
-            self._known = statcache.take_apart(self.columns)
+            self._known = table.take_apart(self.columns)
         return self._known
 
 

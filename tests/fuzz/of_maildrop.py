@@ -7,11 +7,12 @@ import os
 import shutil
 import zlib
 
-from gpop.maildrop import errors, hit, imported, names, retention, statcache
+from gpop.maildrop import errors, hit, imported, names, retention, statcache, table
 from gpop.maildrop.cachefile import Image
 from gpop.maildrop.imported import BadImport, ImportedId
 from gpop.maildrop.model import Maildrop
-from gpop.maildrop.statcache import HEADER_OCTETS, NAMED, NOTHING, BadCache, Facts, Known
+from gpop.maildrop.statcache import HEADER_OCTETS, NAMED, BadCache, Facts
+from gpop.maildrop.table import NOTHING, Known
 from tests.fuzz.target import folder, patched, target, with_right_checksums, with_switches
 from tests.maildrop.store import Store, content, expected, listing
 
@@ -28,7 +29,7 @@ def _image() -> bytes:
     ids = [b"1700000000.a", b"UID17-1275660208", b"1700000002.c"]
     known = Known(ids, (120, 7, 9), bytes((8, NAMED | 1, 0)), file_names, (11, 12, 13), (1, 0, 2**32 - 1))
     facts = Facts(BOOT, 0, 5, 0, (1, 2, 3, 4), (5, 6, 7, 8))
-    return b"".join(statcache.assemble(NOTHING, statcache.render(NOTHING, known), 136, facts))
+    return b"".join(statcache.assemble(NOTHING, table.render(NOTHING, known), 136, facts))
 
 
 IMAGE = _image()
@@ -49,7 +50,7 @@ def cache_image(octets: bytes) -> None:
         return
     _ask_for_everything(Maildrop(Image(header, image, -1), lambda *_: True), len(image))
     try:
-        known = statcache.take_apart(statcache.cut(header, image))
+        known = table.take_apart(table.cut(header, image))
     except BadCache as bad:
         assert bad.reason.isidentifier()
         return

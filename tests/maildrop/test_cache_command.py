@@ -12,9 +12,9 @@ import pytest
 from gpop import cli
 from gpop.commands import cache as cache_command
 from gpop.commands import owner
-from gpop.maildrop import cachefile, importfile, opening, statcache
+from gpop.maildrop import cachefile, importfile, opening, statcache, table
 from gpop.maildrop.imported import ImportedId
-from gpop.maildrop.statcache import NOTHING
+from gpop.maildrop.table import NOTHING
 from tests.maildrop.store import Store, expected, listing
 
 
@@ -148,10 +148,10 @@ def test_verify_takes_a_replaced_message_for_stale(own: Store, capsys: pytest.Ca
 def forge(store: Store, **changes: object) -> None:
     """Write a well-formed cache in which some of what it knows is changed."""
     image = cachefile.open_image(store.dir_fd)
-    known = statcache.take_apart(statcache.cut(image.header, image.load()))
+    known = table.take_apart(table.cut(image.header, image.load()))
     for name, value in changes.items():
         setattr(known, name, value)
-    columns = statcache.render(NOTHING, known)
+    columns = table.render(NOTHING, known)
     octets = b"".join(statcache.assemble(NOTHING, columns, image.header.octets, image.header.facts()))
     image.close()
     store.cache.write_bytes(octets)

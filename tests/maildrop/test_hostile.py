@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpop.maildrop import cachefile, errors, reconcile, statcache
+from gpop.maildrop import cachefile, errors, reconcile, statcache, table
 from gpop.maildrop.names import CUR
-from gpop.maildrop.statcache import CHECKED_OCTETS, HEADER_OCTETS, NAMED, NOTHING, TWIN, Known
+from gpop.maildrop.statcache import CHECKED_OCTETS, HEADER_OCTETS, NAMED, TWIN
+from gpop.maildrop.table import NOTHING, Known
 from tests.maildrop.store import Store, content, expected, listing
 
 
@@ -158,7 +159,7 @@ def forge(
     ids, octets, flags, file_names = (list(column) for column in zip(*messages, strict=True))
     count = len(messages)
     known = Known(ids, octets, flags, file_names, [0] * count, [stamp] * count)
-    columns = statcache.render(NOTHING, known)
+    columns = table.render(NOTHING, known)
     store.cache.write_bytes(b"".join(statcache.assemble(NOTHING, columns, total, header.facts())))
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpop.maildrop import hit, imported, importfile, opening, statcache
+from gpop.maildrop import hit, imported, importfile, opening, statcache, table
 from gpop.maildrop.errors import MaildropUnavailable, MessageChanged
 from gpop.maildrop.imported import ImportedId
 from gpop.maildrop.maildir import Maildir
@@ -260,7 +260,7 @@ def test_new_mail_is_appended_beside_an_import(store: Store, monkeypatch: pytest
     store.deliver("1800000000.M1.host")
     with monkeypatch.context() as patch:
         patch.setattr(imported, "_entries", None)
-        patch.setattr(statcache, "take_apart", None)
+        patch.setattr(table, "take_apart", None)
         assert ids_of(store) == [*before, b"1800000000.M1.host"]
     assert ids_of(store, cache=False) == [*before, b"1800000000.M1.host"]
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpop.maildrop import cachefile, errors, opening, statcache, system
+from gpop.maildrop import cachefile, errors, opening, statcache, system, table
 from tests.maildrop.store import Store, content, expected, lines, listing, without_root
 
 CORPUS = Path(__file__).parents[1] / "corpus"
@@ -54,7 +54,7 @@ def test_appending_gives_the_cache_that_a_rebuild_gives(store: Store, folders: t
         store.deliver_many(number - 59, first=number, folder=then, claim=number == 61)
         store.settle()
         with pytest.MonkeyPatch.context() as patch:
-            patch.delattr(statcache, "take_apart")  # who wants it gets an error
+            patch.delattr(table, "take_apart")  # who wants it gets an error
             assert store.poll() == ("refresh", f"{then}_changed")
         appended = store.cache.read_bytes()
         store.cache.unlink()

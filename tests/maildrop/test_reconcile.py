@@ -7,10 +7,11 @@ from zlib import crc32
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpop.maildrop import imported, reconcile, statcache
+from gpop.maildrop import imported, reconcile, statcache, table
 from gpop.maildrop.listing import Listing, decoded
 from gpop.maildrop.names import CUR, NEW
-from gpop.maildrop.statcache import NOTHING, NOTHING_KNOWN, RACY_CUR, RACY_NEW, Facts, Known
+from gpop.maildrop.statcache import RACY_CUR, RACY_NEW, Facts
+from gpop.maildrop.table import NOTHING, NOTHING_KNOWN, Known
 
 stamp = st.integers(0, 12)
 base = st.from_regex(rb"\A(17000000[0-9]{2}[.][ab]?|[0-9]{0,3}[xy])\Z").filter(bool)
@@ -83,7 +84,7 @@ def checksums(listings: list[list[bytes]]) -> tuple[bytes, bytes]:
     return listing(listings[NEW]).checksum(), listing(listings[CUR]).checksum()
 
 
-def known_of(listings: list[list[bytes]]) -> tuple[Known, statcache.Columns]:
+def known_of(listings: list[list[bytes]]) -> tuple[Known, table.Columns]:
     """What a cache remembers that was made of these folders; octets are the length of the name."""
     found = [
         one for where in (NEW, CUR) for one in reconcile.gathered(where, listing(listings[where]).files())
@@ -91,7 +92,7 @@ def known_of(listings: list[list[bytes]]) -> tuple[Known, statcache.Columns]:
     messages = reconcile.recall(NOTHING_KNOWN, reconcile.in_order(found))
     messages.octets = [len(one[0]) for one in messages.found]
     columns = reconcile.rendered(messages, reconcile.shown_ids(messages), NOTHING)
-    return statcache.take_apart(columns), columns
+    return table.take_apart(columns), columns
 
 
 def disjoint(listings: list[list[bytes]]) -> bool:
@@ -247,7 +248,7 @@ def test_much_new_mail_is_not_looked_for_one_by_one() -> None:
         def of(self, base: bytes) -> None:
             self.asked += 1
 
-    known = statcache.render(NOTHING, Known([b"1.a"], [1], b"\1", [b"1.a:2,"], [1], [0]))
+    known = table.render(NOTHING, Known([b"1.a"], [1], b"\1", [b"1.a:2,"], [1], [0]))
     lookup = Unasked(imported.render({}))
     few, many = (
         reconcile.gathered(0, [(b"2.%d" % number, number) for number in range(count)]) for count in (2, 1000)

@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 
-from gpop.maildrop import cachefile, statcache
-from gpop.maildrop.statcache import NOTHING
+from gpop.maildrop import cachefile, statcache, table
+from gpop.maildrop.table import NOTHING
 from gpop.pop3 import encoding
 from tests.maildrop.faults import watched
 from tests.maildrop.store import Store, content, expected, listing
@@ -186,11 +186,11 @@ def test_a_backup_that_was_restored(store: Store, with_times: bool) -> None:
 def with_other_inodes(store: Store) -> None:
     """Have the cache remember other inode numbers: as on a file system that does not keep them."""
     image = cachefile.open_image(store.dir_fd)
-    known = statcache.take_apart(statcache.cut(image.header, image.load()))
+    known = table.take_apart(table.cut(image.header, image.load()))
     known.inodes = [inode ^ 1 << 31 for inode in known.inodes]
     facts = image.header.facts()
     facts.listed = statcache.NOTHING_LISTED
-    pieces = statcache.assemble(NOTHING, statcache.render(NOTHING, known), image.header.octets, facts)
+    pieces = statcache.assemble(NOTHING, table.render(NOTHING, known), image.header.octets, facts)
     image.close()
     store.cache.write_bytes(b"".join(pieces))
 

@@ -10,23 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpop.maildrop import statcache
+from gpop.maildrop import statcache, table
 from gpop.maildrop.statcache import (
     CHECKED_OCTETS,
     HEADER_OCTETS,
     NAMED,
-    NOTHING,
     BadCache,
     Facts,
     Header,
-    Known,
     assemble,
-    cut,
     parse_header,
-    render,
     reseal,
-    take_apart,
 )
+from gpop.maildrop.table import NOTHING, Known, cut, render, take_apart
 
 FACTS = Facts(b"boot", 0, 5, 0, (1, 2, 3, 4), (5, 6, 7, 8))
 literal = st.text("abc.,=019", min_size=1, max_size=70).map(str.encode).filter(lambda base: base[:1] != b".")
@@ -55,7 +51,7 @@ def messages(draw: st.DrawFn) -> list[Message]:
     return made
 
 
-def columns(some: list[Message], before: statcache.Columns = NOTHING) -> statcache.Columns:
+def columns(some: list[Message], before: table.Columns = NOTHING) -> statcache.Columns:
     return render(before, Known(*([one[field] for one in some] for field in range(6))))
 
 
