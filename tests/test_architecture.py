@@ -31,6 +31,8 @@ PURE = {
     "accounts.maps.sendmail",
     "accounts.names",
     "accounts.queue",
+    "front.limits",
+    "front.offers",
     "front.proxy_header",
     "front.xclient",
     "json_text",
@@ -67,7 +69,7 @@ LEAN = {
 # Data tools; nothing here opens, waits, or asks the machine (sys says how `os` decodes file names).
 PURE_MAY_IMPORT = {"_blake2", "binascii", "enum", "struct", "sys", "zlib"}
 # Nothing of it is known to the broker.
-FRONT_MAY_IMPORT = PURE_MAY_IMPORT | {"dataclasses", "ipaddress"}
+FRONT_MAY_IMPORT = PURE_MAY_IMPORT | {"dataclasses", "ipaddress", "typing"}
 # Loaded by commands alone, so these may be as comfortable as they like.
 MIGRATION_MAY_IMPORT = PURE_MAY_IMPORT | {"collections", "dataclasses", "hashlib", "re", "typing"}
 AUTH_MAY_IMPORT = FRONT_MAY_IMPORT | {"collections", "dataclasses", "hashlib", "socket", "typing"}

@@ -4,7 +4,7 @@ PROCESS: a front. The service user, jailed in an empty directory; gevent; many p
 Accepts connections and gives each a greenlet (`connection`), obeys the broker, and ends when
 it was told to drain and the last connection has. No mail ever passes through here.
 
-Only this folder imports gevent, and only `connection` and this module use structlog.
+Only this folder and `metrics` import gevent. structlog is asked for here, for all of the front.
 """
 
 from __future__ import annotations

@@ -7,9 +7,12 @@ clock (`now`, monotonic seconds, is an argument). Executed by the front, as the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from gpop.accounts.addresses import Networks, source_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # What is kept of a connection that counts for no address: none is known yet, or it is trusted.
 UNCOUNTED = b""

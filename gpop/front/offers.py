@@ -1,15 +1,18 @@
 """
-What a peer is offered before and inside TLS: the policy of accounts.cleartext (RFC 2595 §2.4, RFC 8314).
+PURE: what a peer is offered before and inside TLS: accounts.cleartext (RFC 2595 §2.4, RFC 8314).
 
 Knows addresses and no connection. Executed by the front.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from gpop.accounts.addresses import Networks
 from gpop.pop3.commands import Offer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 

@@ -1,7 +1,7 @@
 """
 What a cache remembers and what the folders hold now, brought together.
 
-Pure: works on names, numbers and stamps; `opening` brings them and does what has to be done
+Pure: works on names, numbers and stamps; `renewal` brings them and does what has to be done
 with files in between (tell apart files with one base name, measure the new ones).
 Executed by the session, as the mail user.
 """

@@ -30,10 +30,9 @@ class Removal:
         OSError: the folder can't be made, or is not a directory of the user's own.
     """
 
-    __slots__ = ("_cur_fd", "word")
+    __slots__ = ("_cur_fd",)
 
     def __init__(self, word: str, dir_fd: int) -> None:
-        self.word = word
         self._cur_fd = -1 if word == UNLINK else _open_cur(word, dir_fd)
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """
-EDGE: takes stock of the folders of a Maildir, so that no delivery can hide from the next session.
+EDGE: takes stock of the folders of a Maildir, so that no delivery can hide from the next session; and
+looks for single messages in them, so that none is said to be gone that only was renamed.
 
 What is recorded of a folder is its signature, and a delivery in the same clock tick leaves
 that as it is. So the order matters: the file system's clock first (the ctime of the draft

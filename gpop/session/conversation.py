@@ -53,9 +53,8 @@ class Conversation:
     """The conversation over an open maildrop."""
 
     __slots__ = (
-        *("_unreadable", "_utf8_needed"),
-        *("opened", "reader", "report", "speech", "stream", "transaction"),
-    )
+        "_unreadable", "_utf8_needed", "opened", "reader", "report", "speech", "stream", "transaction",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -117,14 +116,15 @@ class Conversation:
         self.stream.send(octets)
 
     def _send_listing(self, kind: str) -> None:
-        image = self.opened.image
-        # The status line stands in the image, in English, at the start of the first piece.
+        image, segments = self.opened.image, self.opened.maildrop.listing_segments(kind)
         status = UIDL_STATUS if kind == "UIDL" else LIST_STATUS
         said = self.speech.said(status)
-        for offset, length in self.opened.maildrop.listing_segments(kind):
-            if said is not status:
-                self.stream.send(said)
-                offset, length, said = offset + len(status), length - len(status), status
+        if said is not status:
+            # That in the image, at the start of the first segment, is in English.
+            self.stream.send(said)
+            offset, length = segments[0]
+            segments[0] = offset + len(status), length - len(status)
+        for offset, length in segments:
             if image.octets:
                 self.stream.send(image.octets[offset : offset + length])
             else:
