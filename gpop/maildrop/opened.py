@@ -19,6 +19,7 @@ from gpop.maildrop.maildir import OpenMessage, digest_of
 from gpop.maildrop.model import Maildrop
 from gpop.maildrop.retention import Retention
 from gpop.maildrop.statcache import ESTIMATED, FORM_BITS, FORM_SHIFT, MEASURED, NO_IMPORT, BadCache
+from gpop.maildrop.stock import look_for
 from gpop.maildrop.table import NOTHING, Known
 from gpop.maildrop.update import Update, UpdateResult
 from gpop.pop3 import encoding
@@ -49,6 +50,7 @@ class Opened:
     """
 
     __slots__ = (
+        "_are_all_places",
         "_folders",
         "_has_corrections",
         "_learned",
@@ -79,7 +81,8 @@ class Opened:
         self._learned: dict[int, tuple[int, int, int]] = {}
         self._has_corrections = False
         self._removed = 0
-        self._places: Places = {}
+        self._places: Places = {}  # of all messages, at `_places_at`
+        self._are_all_places = False
         self._places_at: tuple[Signature, Signature] | None = None
         self.image = image
         confirmation = None
@@ -120,16 +123,17 @@ class Opened:
             signatures = folders.signatures()
             if signatures != self._places_at:
                 # All names at once: a program that renames one message usually renames many.
-                self._places, self._places_at = folders.places(), signatures
+                self._places, self._are_all_places = look_for(folders, None, self._options.clock_wait_s)
+                self._places_at = signatures
             place = _only_place(folders, self._places.get(location.base, []))
             try:
                 if place:
                     return folders.open_message(*place)
             except FileNotFoundError:
                 pass
-            if location.base not in self._places:
+            if self._are_all_places and location.base not in self._places:
                 break
-            self._places_at = None  # renamed once more, perhaps within the tick in which it was looked for
+            self._places_at = None  # renamed once more, or while that was listed
         raise MessageVanished("a message's file is gone", errno.ENOENT)
 
     def _form(self, index: int, location: Location, status: os.stat_result) -> int:

@@ -97,18 +97,17 @@ def look_for(folders: Maildir, wanted: set[bytes] | None, clock_wait_s: float) -
 
     Raises:
         MaildropUnavailable: a folder can't be listed.
-        OSError: what tells the clock can't be looked at.
     """
     try:
         clock = Draft(folders.dir_fd)
+        try:
+            before = _settled(folders, clock, time.monotonic() + clock_wait_s)
+        finally:
+            clock.discard()
     except OSError:
         return folders.places(wanted), False
-    try:
-        before = _settled(folders, clock, time.monotonic() + clock_wait_s)
-        places = folders.places(wanted)
-        return places, not before.racy and folders.signatures() == before.signatures
-    finally:
-        clock.discard()
+    places = folders.places(wanted)
+    return places, not before.racy and folders.signatures() == before.signatures
 
 
 def _add_lingering(folders: Maildir, stock: Stock, seen: dict[int, dict[bytes, int]]) -> None:

@@ -186,7 +186,7 @@ class Update:
             try:
                 bases = {location.base for _, location in pending}
                 places, certain = look_for(self._folders, bases, CLOCK_WAIT_S)
-            except (OSError, MaildropError):
+            except MaildropError:
                 break  # not to know where a message is does not mean that it is gone
             pending = [
                 (octets, location)
