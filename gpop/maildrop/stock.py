@@ -107,7 +107,7 @@ def look_for(folders: Maildir, wanted: set[bytes] | None, clock_wait_s: float) -
     except OSError:
         return folders.places(wanted), False
     places = folders.places(wanted)
-    return places, not before.racy and folders.signatures() == before.signatures
+    return places, folders.signatures() == before.signatures and not before.is_of_last_tick()
 
 
 def _add_lingering(folders: Maildir, stock: Stock, seen: dict[int, dict[bytes, int]]) -> None:
@@ -131,18 +131,16 @@ def _list(folders: Maildir, stock: Stock, which: list[int]) -> None:
 
 
 def _settled(folders: Maildir, draft: Draft | None, deadline: float) -> Stock:
-    """Read the clock, then the signatures; once more until these are older, or the wait is over."""
+    """Read the clock, then the signatures; once more until these are older, unless that takes too long."""
     if draft is None:
         return Stock(0, folders.signatures(), RACY_NEW | RACY_CUR)
     touched = False
     while True:
         clock_ns = draft.clock_ns()
         new, cur = folders.signatures()
-        racy = reconcile.racy_flags(clock_ns, new, cur)
-        left_s = deadline - time.monotonic()
-        ahead_s = (max(new[2], new[3], cur[2], cur[3]) - clock_ns) / 1e9
-        if not racy or left_s <= ahead_s or left_s <= 0:
-            return Stock(clock_ns, (new, cur), racy)
+        left_ns = (deadline - time.monotonic()) * 1e9
+        if not any(0 <= stamp_ns - clock_ns < left_ns for stamp_ns in (*new[2:], *cur[2:])):
+            return Stock(clock_ns, (new, cur), reconcile.racy_flags(clock_ns, new, cur))
         if touched:
             system.sleep(CLOCK_POLL_S)
         draft.touch()

@@ -187,6 +187,17 @@ def test_messages_removed_by_others(filled: Store) -> None:
         assert opened.warnings == []
 
 
+def test_a_removed_message_is_gone_also_where_the_clock_was_set_back(filled: Store) -> None:
+    """A folder's stamp from the future shows every change: to be sure does not take until then."""
+    with filled.session() as opened:
+        os.unlink(filled.file("new", base(0)))
+        ahead = os.stat(filled.path / "new").st_mtime_ns + 3600 * 10**9
+        os.utime(filled.path / "new", ns=(ahead, ahead))
+        opened.maildrop.mark_deleted(0)
+        result = opened.update()
+        assert (result.removed, result.failed) == (1, 0)
+
+
 def test_messages_moved_by_others_are_not_moved(filled: Store) -> None:
     """Another program was faster: nothing to do, nothing to say."""
     with filled.session() as opened:
