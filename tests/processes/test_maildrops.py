@@ -619,6 +619,7 @@ def test_a_session_that_is_refused_and_kicked_is_no_death(make_server):
         for pid in set(server.pids("session")) - {serving}:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGUSR2)
+        second.close()
         wait_until(lambda: server.pids("session") == [serving])
         assert first.ask("QUIT").startswith(b"+OK")
     assert not server.faults()
