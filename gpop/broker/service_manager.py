@@ -65,11 +65,12 @@ class ServiceManager:
         octets = (self._unsent + lines).encode()
         # A name that begins with "@" is one in the abstract namespace.
         address = "\0" + self.address[1:] if self.address[0] == "@" else self.address
-        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
         try:
-            sock.sendto(octets, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL, address)
+            sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+            try:
+                sock.sendto(octets, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL, address)
+            finally:
+                sock.close()
             self._unsent = ""
         except OSError:
             self._unsent = octets[-MAX_UNSENT_OCTETS:].decode()
-        finally:
-            sock.close()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import resource
 import socket
-from collections.abc import Iterator
 
 import pytest
 
 from gpop.privsep import channel, messages
 from tests import frames
+from tests.descriptors import open_descriptors, room_for
 
 
 @pytest.fixture
@@ -20,11 +18,6 @@ def ends():
     ours, theirs = (socket.socket(fileno=end.detach()) for end in channel.pair())
     with ours, theirs:
         yield ours, theirs
-
-
-def open_descriptors():
-    """How many descriptors this process has."""
-    return len(os.listdir("/proc/self/fd"))
 
 
 def test_descriptors_arrive_and_are_closed_on_exec(ends):
@@ -51,24 +44,6 @@ def test_any_other_number_of_descriptors_is_refused_and_none_leaks(ends, count):
     with pytest.raises(messages.BadFrame):
         channel.receive(theirs)
     assert open_descriptors() == before
-
-
-@contextlib.contextmanager
-def room_for(count: int) -> Iterator[None]:
-    """All descriptors of this process but `count` are in use."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + count + 2, limits[1]))
-    taken = []
-    try:
-        with contextlib.suppress(OSError):
-            while True:
-                taken.append(os.dup(0))
-        channel.close_all([taken.pop() for _ in range(count)])
-        yield
-    finally:
-        channel.close_all(taken)
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.mark.parametrize("room", [0, 1])
