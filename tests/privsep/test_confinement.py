@@ -27,6 +27,7 @@ SYS_PIDFD_OPEN = 434
 PR_SET_NAME = 15
 PROTECTIONS = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
 KILLED = -signal.SIGSYS
+MUCH = 1 << 40  # more memory than this test has any use for
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +154,29 @@ def test_rehearsing_takes_nothing_away(filters) -> None:
     def act() -> None:
         Confinement(filters[0]).rehearse()
         socket.socket().close()
+
+    assert tried(b"", act) == 0
+
+
+@pytest.mark.parametrize("hard", [MUCH, resource.RLIM_INFINITY])
+def test_rehearsing_leaves_a_limit_of_memory_as_it_is(hard) -> None:
+    """With LimitAS= in its unit gpop did not start, and with a soft limit alone that was taken away."""
+
+    def act() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (MUCH, hard))
+        Confinement(b"", 1 << 30).rehearse()
+        if resource.getrlimit(resource.RLIMIT_AS) != (MUCH, hard):
+            raise OSError(errno.EDOM, "another limit")
+
+    assert tried(b"", act) == 0
+
+
+def test_a_limit_of_memory_that_is_lower_already_stays() -> None:
+    def act() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (MUCH, MUCH))
+        Confinement(b"", MUCH << 1).enter()
+        if resource.getrlimit(resource.RLIMIT_AS) != (MUCH, MUCH):
+            raise OSError(errno.EDOM, "another limit")
 
     assert tried(b"", act) == 0
 
