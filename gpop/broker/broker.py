@@ -485,8 +485,6 @@ class Broker:
         upgrade.check(state)
         self.manager = ServiceManager(state["notify_socket"], state["watchdog_s"])
         self.listening, self.generations, self.tallies = upgrade.taken_over(state, self.log)
-        if self.tallies:
-            self._count_in(self.tallies.brokers)
         if state["inherited"]:
             self.inherited = self.listening
         self.signals.update(state["signals"])
@@ -498,6 +496,11 @@ class Broker:
         self._adopt(newest.settings)
         self.succession.watch_certificates(self.settings.tls_certificates)
         return newest
+
+    def count_on(self) -> None:
+        """Count where the broker before has stopped. Its trial does not: that one counts still."""
+        if self.tallies:
+            self._count_in(self.tallies.brokers)
 
     def go_on(self, newest: Generation, before: str) -> None:
         """Serve with the generation that the broker of version `before` has started."""
@@ -608,7 +611,9 @@ def _run(broker: Broker, handed: dict[str, Any], trial: bool) -> int:
             raise upgrade.NotTakenOver(text) from None
         return 0
     broker.heed_signals()
-    if not newest:
+    if newest:
+        broker.count_on()
+    else:
         broker.start(handed, handed["surroundings"])
     _rehearse(broker)
     starting.forget_standard_files()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 import time
+import urllib.request
 
 import pytest
 
@@ -166,6 +167,23 @@ def test_a_version_that_does_not_start_leaves_the_old_one_serving(installed):
     upgrade(server)
     with server.login() as dialogue:
         assert dialogue.ask("QUIT") == b"+OK bye from 0.2.0"
+
+
+def test_a_trial_leaves_the_brokers_numbers_as_they_are(installed):
+    """A version that counts other things had made them 0 while it was tried, and it did not even take over."""
+    server, installation = installed(metrics__listen=["127.0.0.1:0"])
+    installation.update("0.2.0")
+    old = 'RESTARTED = ("front", "auth", "metrics", "log")'
+    installation.change("tally.py", old, old.replace(")", ', "another")'))
+    trial = "    if trial:\n        _rehearse(broker)\n"
+    installation.change("broker/broker.py", trial, trial + '        raise RuntimeError("not yet")\n')
+    server.process.send_signal(signal.SIGUSR2)
+    assert "not yet" in server.wait_for_event("upgrade_failed")["problem"]
+    url = "http://" + server.wait_for_event("metrics_started")["listen"][0] + "/metrics"
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        found = answer.read().decode().splitlines()
+    for event in ("broker_started", "upgrade_started", "upgrade_failed"):
+        assert f'gpop_events_total{{event="{event}"}} 1.0' in found, found
 
 
 def test_an_upgrade_with_a_config_that_is_refused_changes_nothing(installed):
