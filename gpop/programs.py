@@ -105,21 +105,28 @@ def environment() -> dict[str, str]:
     return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 
-def settings_file(settings: dict[str, Any]) -> int:
+def memory_file(name: str, octets: bytes) -> int:
     """
-    Return a descriptor, to be read from its start, that holds `settings`, for `read_settings`.
+    Return a descriptor of a file in memory that holds `octets`, all of them, to be read from its start.
 
     Raises:
         OSError: there is no memory for it, or no descriptor.
     """
-    fd = os.memfd_create("gpop-settings")
+    fd = os.memfd_create(name)
     try:
-        os.write(fd, marshal.dumps(settings))
+        rest = memoryview(octets)
+        while rest:
+            rest = rest[os.write(fd, rest) :]  # a part, where there is no room for more
         os.lseek(fd, 0, os.SEEK_SET)
     except OSError:
         os.close(fd)
         raise
     return fd
+
+
+def settings_file(settings: dict[str, Any]) -> int:
+    """Return a file in memory with `settings`, for `read_settings`. Raises OSError."""
+    return memory_file("gpop-settings", marshal.dumps(settings))
 
 
 def read_settings(fd: int) -> dict[str, Any]:
@@ -151,6 +158,7 @@ class Inquiry:
         self.started = now
         self._octets = bytearray()
         self.fd, writing = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self.fd, False)
         try:
             self.pid = start(writing)
         except OSError:
@@ -160,8 +168,11 @@ class Inquiry:
             os.close(writing)
 
     def read(self) -> bool:
-        """Take what it has said; returns False when that was all."""
-        octets = os.read(self.fd, 65536)
+        """Take what it has said; returns False when there is nothing more."""
+        try:
+            octets = os.read(self.fd, 65536)
+        except BlockingIOError:
+            return False  # it has ended, and a process that it started holds the pipe: that has no say
         self._octets += octets
         return bool(octets)
 

@@ -15,6 +15,7 @@ import struct
 
 from gpop import signals
 from gpop.privsep import channel, messages
+from gpop.programs import memory_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -119,14 +120,9 @@ class Control:
 
     def _session_list(self) -> int:
         """Return a descriptor of the list. In memory: nobody who reads slowly holds up the broker."""
-        fd = os.memfd_create("gpop-sessions")
         pack = messages.SESSION_RECORD.pack
         records = [pack(len(login), pid) + login for pid, login in self._running.items()]
-        view = memoryview(b"".join(records))
-        while view:
-            view = view[os.write(fd, view) :]
-        os.lseek(fd, 0, os.SEEK_SET)
-        return fd
+        return memory_file("gpop-sessions", b"".join(records))
 
     def _kick(self, account: bytes) -> int:
         """Have the sessions of an account end, as with a client that vanished: nothing is removed."""
