@@ -171,7 +171,7 @@ class Reuse:
         except channel.ChannelClosed:
             self._let_go(process)
             return
-        except (messages.BadFrame, channel.ShortOfDescriptors) as error:
+        except (messages.BadFrame, channel.ShortOfDescriptors, OSError) as error:
             # The second as well: it has no descriptor to send.
             self._reject(process, str(error))
             return

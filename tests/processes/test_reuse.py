@@ -335,6 +335,19 @@ def test_what_a_process_may_say_is_one_word(waiting):
     assert waiting.log_path.read_text().count("frame_rejected") == 3
 
 
+def test_a_channel_that_can_not_be_read_ends_a_process_and_not_gpop(waiting):
+    """An error of the kernel's, no memory for a second say, was one of the broker's own."""
+    pid = waiting.serve()
+    process = waiting.reuse._processes[pid]
+    unconnected = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    os.dup2(unconnected.fileno(), process.control.fileno())
+    unconnected.close()
+    waiting.reuse.look(pid)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in (0, -signal.SIGKILL)
+    assert waiting.reuse.ended(pid)
+    assert "frame_rejected" in waiting.log_path.read_text()
+
+
 def test_processes_that_wait_too_long_or_served_enough_end(waiting, monkeypatch):
     """The last one busy is the first taken; idle ones are let go, and so is one with enough logins."""
     pid = waiting.serve()
