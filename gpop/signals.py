@@ -35,6 +35,12 @@ NAMES: dict[int, str] = {
     if name[:3] == "SIG" and name[3] != "_" and name not in SECOND_NAMES
 }
 
+
+def name_of(number: int) -> str:
+    """Return the name of a signal; few real-time ones have one, and any of them may end a process."""
+    return NAMES.get(number, f"SIG{number}")
+
+
 # What this process does about a signal.
 actions: dict[int, Callable[[int], None]] = {}
 

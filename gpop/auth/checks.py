@@ -8,10 +8,9 @@ and what time it is. How many there may be at once is not decided here. Executed
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Iterable, Sequence
 
-from gpop import events
+from gpop import events, signals
 from gpop.accounts.account import SYS_TEMP, Refused, Verdict
 from gpop.accounts.maps.virtualusers import VirtualUsers
 from gpop.accounts.sources import Request, Source
@@ -102,7 +101,7 @@ class Checks:
                 continue
             if os.WIFSIGNALED(status) and not started.killed:
                 # A PAM module, or LMDB in a damaged map (`gpop virtusers lookup` says which one).
-                detail = f"ended by {signal.Signals(os.WTERMSIG(status)).name}"
+                detail = f"ended by {signals.name_of(os.WTERMSIG(status))}"
                 self._log.write("auth_fault", "error", reason="checker_died", detail=detail)
             # What it said comes first: a failure may be why the next of its source has to wait.
             if started.fd in self._running:

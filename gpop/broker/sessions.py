@@ -231,9 +231,7 @@ class Sessions:
 def exit_fields(status: int) -> dict[str, Any]:
     """Return how a process ended, for the log."""
     if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        # Few real-time ones have a name, and a mail user may send its session any of them.
-        return {"signal": signals.NAMES.get(number, f"SIG{number}")}
+        return {"signal": signals.name_of(os.WTERMSIG(status))}
     return {"exit_status": os.WEXITSTATUS(status)}
 
 

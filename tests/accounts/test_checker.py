@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -14,6 +15,10 @@ from hypothesis import strategies as st
 from gpop.accounts.account import AUTH, SYS_TEMP, Accepted, Account, Refused, Verdict
 from gpop.accounts.sources import Request
 from gpop.auth import checker
+from gpop.auth.attempt import Attempt
+from gpop.auth.checks import Checks
+from gpop.events import Log
+from tests.accounts.auth_process import until
 
 ACCOUNT = Account(b"j\xf6e", 1000, 100, (100, 5000), b"/home/j\xff\n", b"/m\xc3\xa9")
 REQUEST = Request(b"joe", b"hunter2", "192.0.2.1")
@@ -71,6 +76,33 @@ def test_a_checker_that_dies_is_a_fault(number: int) -> None:
     """A PAM module that crashes costs one login."""
     verdict = check(lambda _: os.kill(os.getpid(), number))
     assert verdict == checker.DIED and verdict.code == SYS_TEMP
+
+
+def test_a_signal_without_a_name_ends_a_checker_and_not_auth(tmp_path) -> None:
+    """Few real-time signals have one; auth looked for it, and ended."""
+    number = signal.SIGRTMIN + 5
+    path = tmp_path / "log"
+    path.touch()
+    log = Log(os.open(path, os.O_WRONLY), "auth")
+    verdicts, ended = [], []
+    checks = Checks(
+        [Source(lambda _: os.kill(os.getpid(), number))],
+        None,
+        (),
+        60.0,
+        log,
+        lambda _fd: None,
+        lambda _fd: None,
+        checked=lambda _attempt, verdict, _now: verdicts.append(verdict),
+        ended=ended.append,
+    )
+    attempt = Attempt(b"joe", b"hunter2", "192.0.2.1", 0.0, None, None)
+    checks.start(attempt, 0.0)
+    until(lambda: (checks.reap(0.0), ended == [attempt])[1], "the end of the checker")
+    assert verdicts == [checker.DIED]
+    (line,) = map(json.loads, path.read_text().splitlines())
+    assert (line["event"], line["detail"]) == ("auth_fault", f"ended by SIG{number}")
+    os.close(log.fd)
 
 
 def test_a_module_that_exits_is_a_fault() -> None:

@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+from gpop import signals
 from gpop.accounts.maps.errors import MapError
 
 MAX_SECONDS = 60
@@ -40,7 +41,7 @@ def run_apart(what: Callable[[], Any]) -> Any:
     number = os.waitstatus_to_exitcode(status)
     if number == -signal.SIGALRM:
         raise MapError(f"no answer within {MAX_SECONDS} s")
-    how = signal.Signals(-number).name if number < 0 else f"status {number}"
+    how = signals.name_of(-number) if number < 0 else f"status {number}"
     raise MapError(f"the process that read it was ended ({how}): a map file is damaged")
 
 
