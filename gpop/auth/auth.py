@@ -273,10 +273,12 @@ class Auth:
         attempt.prepared = fields["prepared_name"], fields["prepared_password"]
         attempt.local = fields["local"]
         attempt.peer_is_verified = peer == VERIFIED
+        now = time.monotonic()
         if peer == GONE:
+            attempt.arrived_s = now
             self.answer(attempt, Refused(SYS_TEMP, "client_gone"))
         else:
-            self.decider.submit(attempt, time.monotonic())
+            self.decider.submit(attempt, now)
 
     def _end_front(self, front: socket.socket, problem: str = "") -> None:
         """End the conversation with a front: it is gone, or not to be believed and to be replaced."""
