@@ -251,20 +251,23 @@ def encode(kind: int, **fields: Any) -> bytes:
     if fields.keys() != row.names:
         raise BadFrame(f"{row.name} takes {sorted(row.names)}, got {sorted(fields)}")
     parts = []
-    for name, kind_of_field, cap in row.fields:
-        value = fields[name]
-        if kind_of_field == INT:
-            parts.append(INTEGER.pack(value))
-            continue
-        if kind_of_field == INTS:
-            if len(value) > cap:
-                raise _too_long(row, name, len(value), cap)
-            parts.append(LENGTH.pack(len(value)) + _integers(len(value)).pack(*value))
-            continue
-        octets = value.encode("utf-8", "backslashreplace") if kind_of_field == TEXT else value
-        if len(octets) > cap:
-            raise _too_long(row, name, len(octets), cap)
-        parts.append(LENGTH.pack(len(octets)) + octets)
+    try:
+        for name, kind_of_field, cap in row.fields:
+            value = fields[name]
+            if kind_of_field == INT:
+                parts.append(INTEGER.pack(value))
+                continue
+            if kind_of_field == INTS:
+                if len(value) > cap:
+                    raise _too_long(row, name, len(value), cap)
+                parts.append(LENGTH.pack(len(value)) + _integers(len(value)).pack(*value))
+                continue
+            octets = value.encode("utf-8", "backslashreplace") if kind_of_field == TEXT else value
+            if len(octets) > cap:
+                raise _too_long(row, name, len(octets), cap)
+            parts.append(LENGTH.pack(len(octets)) + octets)
+    except struct.error:
+        raise BadFrame(f"{row.name}.{name} does not fit its type") from None
     body = b"".join(parts)
     if len(body) > MAX_FRAME_OCTETS - HEADER.size:
         raise BadFrame(f"{row.name} has {len(body)} octets, more than a frame holds")

@@ -76,6 +76,18 @@ def test_a_name_over_its_cap_is_not_encoded():
         messages.encode(messages.PIPELINED, octets=b"x" * (messages.MAX_PIPELINED_OCTETS + 1))
 
 
+@pytest.mark.parametrize("value", [1 << 63, -(1 << 63) - 1, "1", None])
+def test_what_is_no_integer_of_a_frame_is_not_encoded(value):
+    """It is a bad frame, as every other field that does not fit, and no error of another kind."""
+    with pytest.raises(messages.BadFrame):
+        messages.encode(messages.KICKED, sessions=value)
+
+
+def test_a_count_below_zero_is_not_encoded():
+    with pytest.raises(messages.BadFrame):
+        messages.encode(messages.TOTALS, close_reason="", cache="", cache_reason="", fault="", counts=[-1])
+
+
 def test_fields_must_be_exactly_those_of_the_kind():
     """A missing or an unknown field is an error of ours, found at once."""
     with pytest.raises(messages.BadFrame):
