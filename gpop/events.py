@@ -323,8 +323,18 @@ def _syslog_tag(pid: int) -> str:
 
 
 def _shortened(fields: dict[str, Any], limit: int) -> dict[str, Any]:
+    """
+    Return fields as a line has them: no text is longer than `limit`, and all of it printable.
+
+    Whatever a session says gets here. The log process makes printable what is not, and who wrote a line that
+    is too long only then is not believed any more.
+    """
     return {
-        name: value[:limit] if isinstance(value, (str, list)) and len(value) > limit else value
+        name: printable_text(value)[:limit]
+        if isinstance(value, str)
+        else [printable_text(item)[:limit] if isinstance(item, str) else item for item in value[:limit]]
+        if isinstance(value, list)
+        else value
         for name, value in fields.items()
     }
 
