@@ -288,9 +288,9 @@ class Auth:
             self._tell_broker(messages.encode(messages.CUT_OFF, front=front_pid))
         self._unwatch(front.fileno())
         del self.fronts[front.fileno()]
-        front.close()
+        channel.close_all([front.detach()])
         for attempt in self.decider.abandon(front):
-            attempt.carried.close()
+            attempt.carried.end()
 
     # Answers
 
@@ -301,7 +301,7 @@ class Auth:
             verdict = self._accept(attempt, login, verdict) or verdict
         if isinstance(verdict, Refused):
             login.tell(_refusal(attempt, verdict))
-            login.close()
+            login.end()
 
     def _accept(self, attempt: Attempt, login: Login, verdict: Accepted) -> Refused | None:
         """Tell the front, then the broker; returns why it can't be, instead."""
@@ -340,7 +340,7 @@ class Auth:
         if login.tell(accepted):
             self._tell_broker(serve, login)
         else:
-            login.close()  # the front has gone
+            login.end()  # the front has gone
         return None
 
     def _not_served(self, login: Login) -> None:
@@ -348,7 +348,7 @@ class Auth:
         refusal = Refused(SYS_TEMP, "broker_gone")
         fields = {"code": refusal.code, "reason": refusal.reason, "user": "", "source": "", "auth_us": 0}
         login.tell(messages.encode(messages.REFUSED, **fields))
-        login.close()
+        login.end()
 
 
 def _refusal(attempt: Attempt, verdict: Refused) -> bytes:

@@ -50,8 +50,13 @@ class Login:
         """Both, as a SERVE frame takes them along."""
         return self.client, self.channel.fileno()
 
+    def end(self) -> None:
+        """There is no session: close both descriptors, and what the front has put into the channel."""
+        channel.discard_unread(self.channel.fileno())
+        self.close()
+
     def close(self) -> None:
-        """Give up both descriptors."""
+        """Give up both descriptors, which have been sent on."""
         channel.close_stream(self.client)
         self.channel.close()
 

@@ -200,7 +200,7 @@ class Reuse:
         """Give a process no more logins: it ends, unless it serves one still, at once."""
         if process.control is not None:
             self._unwatch(process.control.fileno())
-            process.control.close()
+            channel.close_all([process.control.detach()])
             process.control = None
             self.ending += 1
 

@@ -246,3 +246,4 @@ def _refuse(channel_fd: int, code: str, reason: str) -> None:
     fields = {"code": code, "reason": reason, "user": "", "source": "broker", "auth_us": 0}
     # If that can't be the front is gone, and its clients with it; or it has filled the channel itself.
     channel.send_at_once(channel_fd, messages.encode(messages.REFUSED, **fields))
+    channel.discard_unread(channel_fd)

@@ -333,7 +333,7 @@ class Generation:
 
     def ended(self, process: Process, now: float) -> float | None:
         """Forget a process that ended; returns the seconds until it is started again, None if never."""
-        process.control.close()
+        channel.close_all([process.control.detach()])
         was_log = process is self.log_process
         self.log_pipes.ended(process)
         if process is self.auth:

@@ -29,13 +29,14 @@ if TYPE_CHECKING:
 
 DESCRIPTOR_OCTETS = 4
 LOGIN_DESCRIPTORS = struct.Struct("2i")
-# One more than any frame carries, so that a surplus is seen as such and not only as truncation.
-MOST_DESCRIPTORS = 4
+MOST_DESCRIPTORS = 3  # as many as any frame carries
+# There is room for as many as a message can bring (SCM_MAX_FD), and for its sender's credentials: what there
+# is no room for the kernel closes itself, and waits for (see `close_all`).
+ANCILLARY_OCTETS = _socket.CMSG_SPACE(253 * DESCRIPTOR_OCTETS) + _socket.CMSG_SPACE(struct.calcsize("3i"))
 LAST_ACK_AT = 56  # linux/tcp.h: where tcpi_last_ack_recv is in struct tcp_info, in milliseconds
 NO_LINGER = struct.pack("ii", 0, 0)
 # So often, and so long, it is waited for memory of the kernel's: a second in all.
 MOST_WAITS, WAIT_S = 100, 0.01
-ANCILLARY_OCTETS = _socket.CMSG_SPACE(MOST_DESCRIPTORS * DESCRIPTOR_OCTETS)
 
 
 class ChannelClosed(Exception):
@@ -129,10 +130,12 @@ def receive_octets(sock: _socket.socket, most: int) -> tuple[bytes, list[int]]:
     except OSError as error:
         octets, ancillary, flags, _ = _receive_again(sock, most, error)
     fds = _descriptors(ancillary)
-    if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
+    if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC) or len(fds) > MOST_DESCRIPTORS:
         close_all(fds)
-        if flags & _socket.MSG_TRUNC or len(fds) == MOST_DESCRIPTORS:
-            raise messages.BadFrame("frame or descriptors were cut short")
+        if flags & _socket.MSG_TRUNC:
+            raise messages.BadFrame("the frame was cut short")
+        if len(fds) > MOST_DESCRIPTORS:
+            raise messages.BadFrame(f"more than {MOST_DESCRIPTORS} descriptors")
         raise ShortOfDescriptors(octets)
     if not octets and not fds:
         raise ChannelClosed
@@ -175,9 +178,50 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 
 
 def close_all(fds: Sequence[int]) -> None:
-    """Close every one of `fds`."""
-    for fd in fds:
-        os.close(fd)
+    """
+    Close every one of `fds`, whatever it is that somebody has sent, without waiting: see `close_stream`.
+
+    What lies unread in a unix socket is closed with it, so that comes first, the streams there among it.
+    """
+    left = [*fds]
+    while left:
+        unread = _unread_descriptors(left[-1])
+        if unread:
+            left += unread
+        else:
+            close_stream(left.pop())
+
+
+def discard_unread(fd: int) -> None:
+    """Close all descriptors that lie unread in a unix socket, as `close_all` does; no more can come."""
+    while unread := _unread_descriptors(fd):
+        close_all(unread)
+
+
+def _unread_descriptors(fd: int) -> list[int]:
+    """Take the next message with descriptors out of a unix socket; returns these, none if there is none."""
+    try:
+        sock = _socket.socket(fileno=fd)
+    except OSError:
+        return []  # no socket
+    found: list[int] = []
+    try:
+        if sock.family == _socket.AF_UNIX:
+            sock.shutdown(_socket.SHUT_RD)
+            # A message may have no octets, as the end; with this it always brings its sender's credentials.
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
+            is_end = False
+            while not (found or is_end):
+                flags = _socket.MSG_DONTWAIT | _socket.MSG_CMSG_CLOEXEC
+                octets, ancillary, *_ = sock.recvmsg(messages.MAX_FRAME_OCTETS, ANCILLARY_OCTETS, flags)
+                found = _descriptors(ancillary)
+                # A stream has no messages, and credentials even at its end.
+                is_end = not octets if sock.type == _socket.SOCK_STREAM else not ancillary
+    except OSError:
+        return found  # nothing is there, or nothing can be
+    finally:
+        sock.detach()
+    return found
 
 
 def close_stream(fd: int) -> None:

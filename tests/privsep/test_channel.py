@@ -127,3 +127,30 @@ def test_a_frame_sent_before_a_close_arrives_though_the_closer_had_not_read_all(
     assert frame.kind == messages.READY
     with pytest.raises(channel.ChannelClosed):
         channel.receive(ours)
+
+
+KINDS = [socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["stream", "messages", "datagrams"])
+@pytest.mark.parametrize("is_open", [True, False], ids=["open", "closed"])
+def test_what_lies_unread_in_a_socket_is_closed_before_it(kind, is_open):
+    """Sockets within sockets, behind messages without octets: all closed, and it comes to an end."""
+    before = open_descriptors()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    inner, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    reading, writing = os.pipe()
+    socket.send_fds(other, [b""], [writing])
+    os.close(writing)
+    ours.send(b"")
+    for _ in range(2):
+        socket.send_fds(ours, [b"x"], [inner.fileno()])
+    inner.close()
+    if not is_open:
+        ours.close()
+    channel.close_all([theirs.detach()])
+    assert os.read(reading, 1) == b""
+    os.close(reading)
+    ours.close()
+    other.close()
+    assert open_descriptors() == before

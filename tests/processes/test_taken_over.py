@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import poplib
 import re
 import select
 import signal
@@ -345,13 +346,14 @@ class Captured:
         channel.send(self.logins, octets, [stream.fileno(), session_channel.fileno()])
 
     @contextlib.contextmanager
-    def broker_stopped(self) -> Iterator[None]:
-        """Have the broker stand still, so that what is sent to it meanwhile is there all at once."""
-        self.server.process.send_signal(signal.SIGSTOP)
+    def stopped(self, process: str) -> Iterator[None]:
+        """Have the broker or auth stand still, so that what is sent to it meanwhile is there all at once."""
+        pid = self.server.process.pid if process == "broker" else self.server.pids(process)[0]
+        os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
-            self.server.process.send_signal(signal.SIGCONT)
+            os.kill(pid, signal.SIGCONT)
 
     def broker_is_well(self) -> bool:
         """Kill the front; returns whether the broker takes note of that."""
@@ -456,7 +458,7 @@ def test_auth_hears_no_more_of_a_front_that_sends_it_what_it_may_not(captured, w
 def test_a_channel_that_is_full_does_not_stop_the_broker(captured):
     """The broker refuses a session on a channel that the front has filled meanwhile, and never reads."""
     streams, channels, session = _one_login(captured)
-    with captured.broker_stopped():
+    with captured.stopped("broker"):
         ours, theirs = channel.pair()
         client, stream = _tcp_pair()
         captured.login(stream, theirs)
@@ -471,11 +473,9 @@ def test_a_channel_that_is_full_does_not_stop_the_broker(captured):
 def test_a_lingering_stream_does_not_stop_the_broker(captured):
     """The last copy of a stream with SO_LINGER, octets unsent and a peer that reads nothing."""
     streams, channels, session = _one_login(captured)
-    with captured.broker_stopped():
+    with captured.stopped("broker"):
         ours, theirs = channel.pair()
-        client, stream = _tcp_pair()
-        _fill(stream)
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, A_LONG_TIME_S))
+        client, stream = _lingering_pair()
         captured.login(stream, theirs)
         stream.close()
         theirs.close()
@@ -588,6 +588,22 @@ def _tcp_pair() -> tuple[socket.socket, socket.socket]:
         return client, listener.accept()[0]
 
 
+def _lingering_pair() -> tuple[socket.socket, socket.socket]:
+    """The same with octets unsent, which whoever closes the last copy of the server's end waits for."""
+    client, stream = _tcp_pair()
+    _fill(stream)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, A_LONG_TIME_S))
+    return client, stream
+
+
+@contextlib.contextmanager
+def _lingering() -> Iterator[socket.socket]:
+    """Such a stream, to be closed within; it lingers as long as its client is there."""
+    client, stream = _lingering_pair()
+    with client:
+        yield stream
+
+
 def _fill(sock: socket.socket) -> None:
     """Fill a socket's way to a peer that does not read."""
     chunk = b"x" * 65536 if sock.type == socket.SOCK_STREAM else b"x"
@@ -602,9 +618,7 @@ def _fill(sock: socket.socket) -> None:
 def test_a_lingering_stream_does_not_stop_auth(captured):
     """The last copy of the stream of a refused login, with SO_LINGER and octets unsent."""
     ours, theirs = channel.pair()
-    client, stream = _tcp_pair()
-    _fill(stream)
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, A_LONG_TIME_S))
+    client, stream = _lingering_pair()
     captured.login(stream, theirs, password=b"wrong")
     stream.close()
     theirs.close()
@@ -613,6 +627,50 @@ def test_a_lingering_stream_does_not_stop_auth(captured):
     wait_until(lambda: captured.server.pids("front") not in ([], [captured.pid]))
     captured.server.pop(timeout_s=5).quit()
     for sock in (ours, client):
+        sock.close()
+
+
+NO_FRAME = b"noise"
+MANY = 40  # descriptors: more than any frame has
+
+
+@needs_root
+@pytest.mark.parametrize("to", ["broker", "auth"])
+def test_a_lingering_stream_with_what_may_not_be_sent_stops_nobody(captured, to):
+    """The last copy of a stream that lingers, with a bad frame and unread behind it: broker and auth hung."""
+    control = captured.control if to == "broker" else captured.logins
+    with _lingering() as with_it, _lingering() as behind_it:
+        with captured.stopped(to):
+            channel.send(control, NO_FRAME, [with_it.fileno()] * MANY)
+            channel.send(control, NO_FRAME, [behind_it.fileno()])
+            with_it.close()
+            behind_it.close()
+        assert captured.broker_is_well()
+        wait_until(lambda: captured.server.pids("front") not in ([], [captured.pid]))
+        captured.server.pop().quit()
+
+
+@needs_root
+@pytest.mark.parametrize("by", ["broker", "auth"])
+def test_a_lingering_stream_in_the_channel_of_a_refused_login_stops_nobody(captured, by):
+    """It is closed with the channel, by whoever refuses: a wrong password, or a session is there already."""
+    streams, channels, session = _one_login(captured)
+    ours, theirs = channel.pair()
+    client, stream = _tcp_pair()
+    with _lingering() as lingering:
+        with captured.stopped("broker"):
+            channel.send(ours, NO_FRAME, [lingering.fileno()])
+            lingering.close()
+            captured.login(stream, theirs, **({"password": b"wrong"} if by == "auth" else {}))
+            stream.close()
+            theirs.close()
+            assert channel.receive(ours)[0].kind == (messages.REFUSED if by == "auth" else messages.ACCEPTED)
+        assert captured.broker_is_well()
+        wait_until(lambda: captured.server.pids("front") not in ([], [captured.pid]))
+        # Auth decides, and the broker refuses, as before.
+        with pytest.raises(poplib.error_proto, match="IN-USE"):
+            captured.server.pop()
+    for sock in (*streams, *channels, session, ours, client):
         sock.close()
 
 

@@ -170,7 +170,7 @@ def test_a_version_that_does_not_start_leaves_the_old_one_serving(installed):
 
 
 def test_a_trial_leaves_the_brokers_numbers_as_they_are(installed):
-    """A version that counts other things had made them 0 while it was tried, and it did not even take over."""
+    """A version that counts other things made them 0 while it was tried, and did not even take over."""
     server, installation = installed(metrics__listen=["127.0.0.1:0"])
     installation.update("0.2.0")
     old = 'RESTARTED = ("front", "auth", "metrics", "log")'
