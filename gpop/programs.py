@@ -189,10 +189,11 @@ def read_config(config_path: str, now: float) -> Inquiry:
     return Inquiry(lambda fd: start_program(["read-config", config_path], [], stdout=fd), now)
 
 
-def config_answer(octets: bytes) -> dict[str, Any]:
-    """Return {"settings", "warnings"} or {"errors"}, from what `read-config` has said."""
+def config_answer(octets: bytes, status: int) -> dict[str, Any]:
+    """Return {"settings", "warnings"} or {"errors"}: what `read-config` has said until it ended so."""
     try:
         answer: dict[str, Any] = marshal.loads(octets)
     except (ValueError, TypeError, EOFError):
-        return {"errors": ["the config could not be read; is the installation whole?"]}
+        ended = f"ended by {signals.name_of(-status)}" if status < 0 else f"ended with status {status}"
+        return {"errors": [f"the config could not be read: its reader {ended}; is the installation whole?"]}
     return answer

@@ -62,3 +62,10 @@ def test_a_process_that_left_a_child_behind_is_not_waited_for():
     os.close(writing)
     os.close(reading)
     assert time.monotonic() - started < LIVES_S / 2
+
+
+@pytest.mark.parametrize("status, said", [(-9, "ended by SIGKILL"), (1, "ended with status 1")])
+def test_a_reader_of_the_config_that_was_killed_is_no_broken_installation(status, said):
+    """As it is after a minute, when a directory server hangs say; the log spoke of the installation alone."""
+    (error,) = programs.config_answer(b"", status)["errors"]
+    assert said in error

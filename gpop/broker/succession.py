@@ -122,8 +122,8 @@ class Succession:
     def begin(self, for_upgrade: bool = False) -> None:
         """Have the config read and checked by what is installed; `_config_read` goes on when that is done."""
 
-        def answered(said: bytes, _status: int) -> None:
-            self._config_read(config_answer(said), for_upgrade)
+        def answered(said: bytes, status: int) -> None:
+            self._config_read(config_answer(said, status), for_upgrade)
 
         log, config = self._server.log, self._server.config_path
         try:
