@@ -96,7 +96,7 @@ EVENTS_OF_BROKER = {
     "upgrade_started": "SIGUSR2: processes of the installed version are being started",
     "upgrade_finished": "the broker is the installed version's; its new processes serve",
     "upgrade_failed": "the installed version did not come up; the old one serves on",
-    "process_stuck": "a front or auth does not answer, or is not ready in time, and is killed",
+    "process_stuck": "a process does not answer, or is not ready in time, and is killed",
     "process_ended": "a front, auth, or what writes log or metrics ended unexpectedly; it is started again",
     "session_died": "a session ended by a signal or a fault of its own",
     "session_unreported": "a session ended in order, but its front was gone: there is no session_closed",
@@ -256,9 +256,8 @@ class Log:
         return self.head(pid, level) + line
 
     def _json_line(self, event: str, level: str, fields: dict[str, Any]) -> str:
-        now = time.time()
         head = {
-            "ts": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z",
+            "ts": timestamp(time.time()),
             "level": level,
             "event": event,
             "process": self.process,
@@ -311,6 +310,11 @@ def _is_pipe(fd: int) -> bool:
     return True
 
 
+def timestamp(now: float) -> str:
+    """Return a time (seconds since 1970) as it stands in a line: of two, the later one sorts behind."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
+
+
 def log_of(process: str, options: dict[str, str], text: Callable[[Any], str] = json_text) -> Log:
     """Return the log of a process that the broker started with these `options`."""
     facility = int(options.get("log-facility", "-1"))
@@ -329,14 +333,17 @@ def _shortened(fields: dict[str, Any], limit: int) -> dict[str, Any]:
     Whatever a session says gets here. The log process makes printable what is not, and who wrote a line that
     is too long only then is not believed any more.
     """
-    return {
-        name: printable_text(value)[:limit]
-        if isinstance(value, str)
-        else [printable_text(item)[:limit] if isinstance(item, str) else item for item in value[:limit]]
-        if isinstance(value, list)
-        else value
-        for name, value in fields.items()
-    }
+    shortened: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, str):
+            shortened[name] = printable_text(value)[:limit]
+        elif isinstance(value, list):
+            shortened[name] = [
+                printable_text(item)[:limit] if isinstance(item, str) else item for item in value[:limit]
+            ]
+        else:
+            shortened[name] = value
+    return shortened
 
 
 def _console_line(event: str, level: str, process: str, fields: dict[str, Any]) -> str:

@@ -42,6 +42,8 @@ PATIENCE_MS = 50
 # Lines may wait in a pipe while this process is started again. What says to be older is not believed.
 MOST_AGE_S = 300
 MAX_FRAME_OCTETS = 64
+# What the form for eyes has at its own places.
+HEAD = ("event", "level", "process")
 
 
 class Writer:
@@ -164,7 +166,7 @@ class LogProcess:
             BadLine: one is none; those before it have been written.
         """
         now = time.time()
-        earliest, latest = _timestamp(now - MOST_AGE_S), _timestamp(now)
+        earliest, latest = events.timestamp(now - MOST_AGE_S), events.timestamp(now)
         texts: list[str] = []
         size = taken = 0
         try:
@@ -205,13 +207,6 @@ class LogProcess:
         self._poller.unregister(writer.fd)
         del self.writers[writer.fd]
         os.close(writer.fd)
-
-
-HEAD = ("event", "level", "process")
-
-
-def _timestamp(now: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
 
 
 def main(arguments: list[str]) -> int:
