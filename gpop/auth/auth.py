@@ -9,8 +9,8 @@ never waits for a front, a checker, PAM or a file system of a user's; passwords 
 and in checkers, in no other process of root's.
 
 What executes as root here: auth.*, accounts.*, privsep.messages, privsep.channel,
-privsep.shortage, events, and the PAM and NSS modules of the system. It does not know POP3
-and reads no octet of a client's stream.
+privsep.shortage, events, tally, signals, programs (its settings), and the PAM and NSS modules of the
+system. It does not know POP3 and reads no octet of a client's stream.
 """
 
 from __future__ import annotations

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # From linux/fcntl.h. Nobody can make it smaller, under others who have it in their memory, or larger.
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+# So long after a look no other one may be had: no metrics process keeps anybody busy.
+LOOK_AGAIN_S = 0.1
 
 
 class Lent:
@@ -95,14 +97,11 @@ class Tallies:
             _show(lent, process)
 
     def may_look(self, now: float) -> bool:
-        """Whether processes may be asked again if they are at work: no metrics process keeps them busy."""
+        """Whether processes may be asked again if they are at work."""
         if now - self._looked < LOOK_AGAIN_S:
             return False
         self._looked = now
         return True
-
-
-LOOK_AGAIN_S = 0.1
 
 
 def _show(lent: Lent, reader: Process) -> None:

@@ -160,7 +160,7 @@ FRAMES = {
     ),
     # session -> front: something for the log that is not a total (see events.SESSION_NOTES).
     NOTED: FrameKind("noted", 0, ("event", TEXT, 64), ("detail", TEXT, 2048)),
-    # front or auth -> broker: warmed, dropped, at work. A session process that is reused: free again.
+    # whom it has started -> broker: warmed, dropped, at work. A session process that is reused: free again.
     READY: FrameKind("ready", 0),
     # metrics -> broker: see who is at work.
     LOOK: FrameKind("look", 0),
