@@ -45,7 +45,7 @@ class Process:
         log_pipe: if not, the end from which its lines are read; -1: there is none, or none any more.
         ready: it has said that it is warmed and waits.
         lost: what could not be sent, or it had no descriptor for, and is to be sent again: the kind of the
-            frame, and the process id in it, of DRAIN whether at once.
+            frame, and the process id in it (0 where there is none), of DRAIN whether at once.
         asked, missed: how many answers to ALIVE are due, and at how many looks there was none.
     """
 
