@@ -51,8 +51,9 @@ class Login:
         return self.client, self.channel.fileno()
 
     def end(self) -> None:
-        """There is no session: close both descriptors, and what the front has put into the channel."""
-        channel.discard_unread(self.channel.fileno())
+        """There is no session: close both descriptors, and what the front has put into them."""
+        for fd in self.descriptors():
+            channel.discard_unread(fd)
         self.close()
 
     def close(self) -> None:

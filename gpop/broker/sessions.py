@@ -20,7 +20,7 @@ from gpop.session import session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
     from typing import Any
 
     from gpop.config import SessionSettings
@@ -126,7 +126,7 @@ class Sessions:
         if others is None:
             self._start(login, key, fds)
         elif len(others) >= self._max_per_account:
-            _refuse(fds[1], "IN-USE", "too_many_sessions")
+            _refuse(fds, "IN-USE", "too_many_sessions")
         else:
             if self.settings.lock:
                 _ask_to_end(others)
@@ -138,7 +138,7 @@ class Sessions:
         try:
             pid = self.reuse.serve(login, fds) if self.reuse.is_for(key) else self._fork(login, fds)
         except OSError:
-            _refuse(fds[1], "SYS/TEMP", "fork_failed")
+            _refuse(fds, "SYS/TEMP", "fork_failed")
             return
         self._note(pid, login, key)
 
@@ -241,9 +241,10 @@ def _ask_to_end(pids: Collection[int]) -> None:
         os.kill(pid, signals.USR1)
 
 
-def _refuse(channel_fd: int, code: str, reason: str) -> None:
+def _refuse(fds: Sequence[int], code: str, reason: str) -> None:
     """Tell the front, on the session channel, that there will be no session; it knows whose."""
     fields = {"code": code, "reason": reason, "user": "", "source": "broker", "auth_us": 0}
     # If that can't be the front is gone, and its clients with it; or it has filled the channel itself.
-    channel.send_at_once(channel_fd, messages.encode(messages.REFUSED, **fields))
-    channel.discard_unread(channel_fd)
+    channel.send_at_once(fds[1], messages.encode(messages.REFUSED, **fields))
+    for fd in fds:
+        channel.discard_unread(fd)

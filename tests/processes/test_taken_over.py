@@ -652,15 +652,17 @@ def test_a_lingering_stream_with_what_may_not_be_sent_stops_nobody(captured, to)
 
 @needs_root
 @pytest.mark.parametrize("by", ["broker", "auth"])
-def test_a_lingering_stream_in_the_channel_of_a_refused_login_stops_nobody(captured, by):
-    """It is closed with the channel, by whoever refuses: a wrong password, or a session is there already."""
+def test_a_lingering_stream_in_what_came_with_a_refused_login_stops_nobody(captured, by):
+    """It is closed with channel or stream by whoever refuses: a wrong password, or a session is there."""
     streams, channels, session = _one_login(captured)
     ours, theirs = channel.pair()
-    client, stream = _tcp_pair()
-    with _lingering() as lingering:
+    client, stream = socket.socketpair()  # as with TLS
+    with _lingering() as in_channel, _lingering() as in_stream:
         with captured.stopped("broker"):
-            channel.send(ours, NO_FRAME, [lingering.fileno()])
-            lingering.close()
+            channel.send(ours, NO_FRAME, [in_channel.fileno()])
+            socket.send_fds(client, [NO_FRAME], [in_stream.fileno()])
+            in_channel.close()
+            in_stream.close()
             captured.login(stream, theirs, **({"password": b"wrong"} if by == "auth" else {}))
             stream.close()
             theirs.close()
