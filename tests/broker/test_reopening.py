@@ -40,6 +40,7 @@ def test_who_can_not_be_told_of_the_new_log_is_told_again(tmp_path):
         assert not process.lost
     os.close(fd)
     os.close(log.fd)
+    broker.poller.close()
 
 
 def fill(sock: socket.socket) -> int:
