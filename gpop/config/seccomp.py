@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -32,6 +33,8 @@ COMPARE_EQUAL = 4
 COMPARE_MASKED = 7
 
 PROT_EXEC = 4
+TCP_NOTSENT_LOWAT = 25  # linux/tcp.h
+WHOLE_INT = 0xFFFFFFFF  # of an argument that the kernel takes for an int, 32 of 64 bits
 # Of ioctl: close on exec, waiting or not, whether it is a terminal, as Python uses them; and how much of
 # what was written the client has not acknowledged (SIOCOUTQ).
 IOCTLS = (0x5450, 0x5451, 0x5421, 0x5401, 0x5411)
@@ -49,8 +52,7 @@ OF_EVERY_PROCESS = (
 # A stream or a channel that is there already: nothing in these opens one.
 OF_STREAMS = (
     "getpeername", "getsockname", "getsockopt", "_newselect", "poll", "ppoll", "ppoll_time64", "pselect6",
-    "pselect6_time64", "recv", "recvfrom", "recvmsg", "select", "send", "sendmsg", "sendto", "setsockopt",
-    "shutdown",
+    "pselect6_time64", "recv", "recvfrom", "recvmsg", "select", "send", "sendmsg", "sendto", "shutdown",
 )  # fmt: skip
 # A Maildir, seen from inside.
 OF_MAILDIRS = (
@@ -68,6 +70,16 @@ OF_FRONTS = (
     "eventfd2", "pipe", "pipe2", "sched_getaffinity", "socketpair", "sysinfo", "timerfd_create",
     "timerfd_settime", "uname",
 )  # fmt: skip
+# What fronts set of a socket: (level, option). Not SO_LINGER: whoever closes the last copy of such a stream,
+# wherever it was sent, waits as long as its maker says. A session sets nothing.
+SOCKET_OPTIONS = (
+    (socket.SOL_SOCKET, socket.SO_SNDBUF),
+    (socket.SOL_SOCKET, socket.SO_PASSCRED),
+    (socket.SOL_SOCKET, socket.SO_RCVTIMEO),
+    (socket.SOL_SOCKET, socket.SO_SNDTIMEO),
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY),
+    (socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT),
+)
 # The log process: it waits for pipes, looks into them, is handed descriptors, and writes.
 OF_LOG = ("pipe2", "poll", "ppoll", "ppoll_time64", "recvmsg", "sendmsg", "sendto", "tee")
 # Programs, other processes, the network, other identities, and where kernels were found to be weak.
@@ -108,7 +120,7 @@ def filters() -> tuple[bytes, bytes, bytes]:
     """
     library = _library()
     session = _filter(library, (*OF_EVERY_PROCESS, *OF_STREAMS, *OF_MAILDIRS))
-    service = _filter(library, (*OF_EVERY_PROCESS, *OF_STREAMS, *OF_FRONTS))
+    service = _filter(library, (*OF_EVERY_PROCESS, *OF_STREAMS, *OF_FRONTS), SOCKET_OPTIONS)
     log = _filter(library, (*OF_EVERY_PROCESS, *OF_LOG))
     for each in (session, service, log):
         _try_out(each)
@@ -135,8 +147,10 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def _filter(library: ctypes.CDLL, allowed: Iterable[str]) -> bytes:
-    """Return the filter that lets `allowed` through."""
+def _filter(
+    library: ctypes.CDLL, allowed: Iterable[str], socket_options: Iterable[tuple[int, int]] = ()
+) -> bytes:
+    """Return the filter that lets `allowed` through, and of setsockopt these options."""
     with _context(library) as context:
         library.seccomp_attr_set(context, ATTRIBUTE_BAD_ARCHITECTURE, KILL_PROCESS)
         # Else the kernel takes some hundred steps for each call, and for each call there is at the start.
@@ -147,6 +161,16 @@ def _filter(library: ctypes.CDLL, allowed: Iterable[str]) -> bytes:
             _rule(library, context, KILL_PROCESS, name)
         for request in IOCTLS:
             _rule(library, context, ALLOW, "ioctl", _Comparison(1, COMPARE_EQUAL, request, 0))
+        for level, option in socket_options:
+            of_level = _Comparison(1, COMPARE_MASKED, WHOLE_INT, level)
+            _rule(
+                library,
+                context,
+                ALLOW,
+                "setsockopt",
+                of_level,
+                _Comparison(2, COMPARE_MASKED, WHOLE_INT, option),
+            )
         # Nothing is imported any more, so whatever wants to become code is an attacker's.
         for name in ("mmap", "mmap2", "mprotect"):
             _rule(library, context, ALLOW, name, _Comparison(2, COMPARE_MASKED, PROT_EXEC, 0))

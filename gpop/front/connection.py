@@ -336,7 +336,8 @@ class Connection:
             try:
                 outcome.follow(session_channel)
             finally:
-                session_channel.close()
+                # Whatever the other end has put into it must not be waited for.
+                channel.close_all([session_channel.detach()])
         except TooMany:
             outcome.refused = REFUSED_HERE | {"reason": "too_many_logins", "code": "SYS/TEMP", "auth_us": 0}
         except OSError:

@@ -272,6 +272,24 @@ def test_a_blocking_stream_does_not_stop_the_front(front):
     client.close()
 
 
+def test_a_lingering_stream_in_a_session_channel_does_not_stop_the_front(front):
+    """It lies there unread when all has been said: the front closed it with the channel, and hung."""
+    client, session = front.login()
+    session.accept()
+    session.send(messages.SERVING)
+    with _lingering() as stream:
+        os.kill(front.pid, signal.SIGSTOP)
+        try:
+            session.totals()
+            channel.send(session.channel, NO_FRAME, [stream.fileno()])
+            stream.close()
+        finally:
+            os.kill(front.pid, signal.SIGCONT)
+        assert front.is_well()
+    session.end()
+    client.close()
+
+
 @pytest.mark.parametrize("serving", [True, False], ids=["serving", "unserved"])
 def test_a_lingering_stream_does_not_stop_the_front(front, serving):
     """SO_LINGER, octets unsent and a client that reads nothing: a close would wait as long as it says."""

@@ -116,6 +116,17 @@ def limits() -> Iterator[Callable[[], object]]:
         yield lambda limit=limit: raise_limit(limit)
 
 
+def linger() -> Iterator[Callable[[], object]]:
+    """Make streams for whose end it has to be waited, by whoever closes the last copy."""
+    for fd in range(3, MOST_FDS):
+        with contextlib.suppress(OSError):
+            sock = socket.socket(fileno=os.dup(fd))
+            option = struct.pack("ii", 1, 3600)
+            yield lambda sock=sock, option=option: sock.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, option
+            )
+
+
 def kill(*pids: str) -> Iterator[Callable[[], object]]:
     """End, stop or mislead other processes."""
     for pid in map(int, pids):
@@ -237,7 +248,21 @@ def stay() -> Iterator[Callable[[], object]]:
 
 ATTACKS = {
     each.__name__: each
-    for each in (read, write, become, limits, kill, trace, multiply, connect, hoard, flood, forge, stay)
+    for each in (
+        read,
+        write,
+        become,
+        limits,
+        linger,
+        kill,
+        trace,
+        multiply,
+        connect,
+        hoard,
+        flood,
+        forge,
+        stay,
+    )
 }
 
 

@@ -119,6 +119,7 @@ ATTACKS_FROM_BOTH = {
     "become root": "become 0",
     "become another user": "become 61002",
     "raise limits": "limits",
+    "make others wait": "linger",
     "signal others": "kill {pids}",
     "trace others": "trace {pids}",
     "ask the control socket": "connect {site}/run/control",
@@ -162,8 +163,11 @@ def test_the_attacks_would_work():
     attacker = os.fork()
     if attacker == 0:
         try:
-            for line in ("read /etc/shadow", "limits", f"trace {victim}", f"kill {victim}", "become 61002"):
+            sockets = socket.socketpair()
+            attacks = ("read /etc/shadow", "limits", "linger")
+            for line in (*attacks, f"trace {victim}", f"kill {victim}", "become 61002"):
                 os.write(writing, taken_over_gpop.attacked(line).encode() + b"\n")
+            sockets[0].close()
         finally:
             os._exit(0)
     os.close(writing)
@@ -171,7 +175,7 @@ def test_the_attacks_would_work():
         said = file.read().splitlines()
     os.waitpid(attacker, 0)
     os.waitpid(victim, 0)
-    assert len(said) == 5
+    assert len(said) == 6
     for each in said:
         assert re.match(rb"[1-9]\d* tried, [1-9]\d* worked", each), each
 
