@@ -305,7 +305,7 @@ class Broker:
             return
         octets = messages.encode(messages.LOG)
         for process in self.processes.values():
-            if process.holds_log and not process.tell(octets, [fd]):
+            if process.holds_log and process.tell(octets, [fd]):
                 process.lost.add((messages.LOG, 0))  # it is told again at the next look
                 problem = f"{process.name} could not be told yet, and writes to what was open before"
                 self.log.write("log_reopen_failed", "error", path=where, problem=problem)

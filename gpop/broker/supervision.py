@@ -10,6 +10,7 @@ Executed by the broker as root; it sees settings and descriptors, never a login.
 from __future__ import annotations
 
 import _socket
+import errno
 import os
 
 from gpop import signals
@@ -83,30 +84,30 @@ class Process:
     def ask(self) -> None:
         """Have it say that it is at work; who can't be asked has missed it."""
         if self.tell(messages.encode(messages.ALIVE)):
-            self.asked += 1
-        else:
             self.missed += 1
+        else:
+            self.asked += 1
 
     def answered(self) -> None:
         """It has said so."""
         self.asked -= 1
         self.missed = 0
 
-    def tell(self, octets: bytes, fds: Sequence[int] = ()) -> bool:
+    def tell(self, octets: bytes, fds: Sequence[int] = ()) -> OSError | None:
         """
-        Send it a frame; False if it can't take it, or the kernel has no memory for it.
+        Send it a frame; returns why that can't be, None if it is done.
 
-        A process that ends or is stuck is seen elsewhere.
+        It does not read, the kernel has no memory for it, or it has ended: then it is started again anyway.
         """
         try:
             channel.send(self.control, octets, fds)
-        except OSError:
-            return False
-        return True
+        except OSError as error:
+            return error
+        return None
 
     def drain(self, at_once: bool) -> None:
         """Let it finish what it has, and end; if it can't be told now, it is told again."""
-        if not self.tell(messages.encode(messages.DRAIN, at_once=int(at_once))):
+        if self.tell(messages.encode(messages.DRAIN, at_once=int(at_once))):
             self.lost.add((messages.DRAIN, int(at_once)))
 
 
@@ -290,25 +291,27 @@ class Generation:
             try:
                 fronts_end, auths_end = channel.pair()
             except OSError as error:
-                self._not_connected(front, error.strerror or "", again)
+                self._not_connected(front, error, again)
                 continue
-            if not (
-                self.auth.tell(octets, [auths_end.fileno()]) and front.tell(octets, [fronts_end.fileno()])
-            ):
-                self._not_connected(front, "one can't be told", again)
+            problem = self.auth.tell(octets, [auths_end.fileno()]) or front.tell(
+                octets, [fronts_end.fileno()]
+            )
+            if problem:
+                self._not_connected(front, problem, again)
             fronts_end.close()
             auths_end.close()
 
-    def _not_connected(self, front: Process, problem: str, again: bool) -> None:
-        """There can be no way between a front and auth now: for want of descriptors, or of memory."""
+    def _not_connected(self, front: Process, error: OSError, again: bool) -> None:
+        """There can be no way between a front and auth now: no descriptor, no memory, or one has ended."""
         if not again:
             # Useless as it is, and it has taken nobody's connection: another one is started in a moment.
             os.kill(front.pid, signals.KILL)
             return
         # Until the next look its logins are refused; its sessions inside TLS are not ended for that.
         front.lost.add((messages.ATTACH, front.pid))
-        problem = f"front {front.pid} has no way to auth, it will be tried again: {problem}"
-        self.log.write("process_fault", "error", problem=problem)
+        if error.errno not in (errno.EPIPE, errno.ECONNRESET):  # that one has ended has a line of its own
+            problem = f"front {front.pid} has no way to auth, it will be tried again: {error.strerror}"
+            self.log.write("process_fault", "error", problem=problem)
 
     def has_sent(self, process: Process, kind: int, pid: int) -> bool:
         """Whether such a frame is sent to that process: no other's way, and no log that it does not hold."""
@@ -328,7 +331,7 @@ class Generation:
                 self._connect([front for front in self.fronts if front.pid == pid], again=True)
             elif kind == messages.WRITER:
                 self.log_pipes.hand_over_again(pid, self.processes())
-            elif not process.tell(messages.encode(messages.LOG), [self.log.fd]):
+            elif process.tell(messages.encode(messages.LOG), [self.log.fd]):
                 process.lost.add((kind, pid))
 
     def ended(self, process: Process, now: float) -> float | None:
