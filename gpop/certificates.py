@@ -74,7 +74,7 @@ def load(chain_file: str, key_file: str, min_version: str, ciphers: str) -> Cert
         # A key with a pass phrase would be asked for on a terminal that a daemon does not have.
         context.load_cert_chain(chain_file, key_file, password="")
         certificate = Certificate(chain_file, context, _facts_of(context))
-    except (ssl.SSLError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError) as error:  # ssl's own, or a file that has gone this moment
         what = _what_is_missing(chain_file, key_file) or _in_words(error)
         raise Unusable(f"{chain_file} with {key_file}: {what}") from error
     return certificate

@@ -119,8 +119,12 @@ class Succession:
 
     # By another config
 
-    def begin(self, for_upgrade: bool = False) -> None:
-        """Have the config read and checked by what is installed; `_config_read` goes on when that is done."""
+    def begin(self, for_upgrade: bool = False) -> bool:
+        """
+        Have the config read and checked by what is installed; `_config_read` goes on when that is done.
+
+        Returns False if no process can be started for it.
+        """
 
         def answered(said: bytes, status: int) -> None:
             self._config_read(config_answer(said, status), for_upgrade)
@@ -132,9 +136,10 @@ class Succession:
             problem = f"no process can be started: {error.strerror}"
             event = "upgrade_failed" if for_upgrade else "reload_failed"
             log.write(event, "error", problem=problem, kept_old=True)
-            return
+            return False
         log.write("upgrade_started" if for_upgrade else "reload_started", config=config)
         self._server.manager.starts_over()
+        return True
 
     def _config_read(self, answer: dict[str, Any], for_upgrade: bool) -> None:
         """Start processes with the config that was read, or keep the old one."""
@@ -177,7 +182,8 @@ class Succession:
         path = certificates.changed(now)
         if path:
             self._server.log.write("certificate_changed", path=path)
-            self.begin()
+            if not self.begin():
+                certificates.not_acted_upon()
 
     # By another version
 

@@ -40,6 +40,10 @@ class FileWatch:
         self._known = before
         return next(path for path, old, new in changes if old != new)
 
+    def not_acted_upon(self) -> None:
+        """What `changed` has said came to nothing: it is to say so again."""
+        self._known = [()] * len(self.paths)
+
 
 def _status(path: str) -> tuple[Any, ...]:
     """What tells one content from another: links are followed, as they are when it is loaded."""

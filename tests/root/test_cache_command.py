@@ -71,6 +71,25 @@ def test_a_user_cant_send_root_elsewhere(homes: Path) -> None:
     assert not (theirs / "Maildir" / ".statcache").exists()
 
 
+def test_a_link_of_roots_own_is_followed(homes: Path) -> None:
+    """/home may be a link to another disk; one to which somebody else has a say is not followed."""
+    mail = homes / str(UID) / "Maildir"
+    with tempfile.TemporaryDirectory(dir="/") as folder:  # not below /tmp, where everybody has a say
+        roots = Path(folder)
+        roots.chmod(0o755)
+        (roots / "disk").symlink_to(homes)
+        (roots / "home").symlink_to(f"../{roots.name}/./disk")
+        through = roots / "home" / str(UID) / "Maildir"
+        done = gpop_cache("rebuild", through)
+        assert done.returncode == 0, done.stderr
+        assert (mail / ".statcache").exists()
+        os.lchown(roots / "disk", UID, UID)
+        assert "symbolic link" in gpop_cache("show", through).stderr
+        os.lchown(roots / "disk", 0, 0)
+        roots.chmod(0o775)
+        assert "symbolic link" in gpop_cache("show", through).stderr
+
+
 def test_a_cache_that_leads_elsewhere(homes: Path) -> None:
     """A .statcache that is a link to what only root may read shows nothing of it."""
     mail = homes / str(UID) / "Maildir"
