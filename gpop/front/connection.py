@@ -9,6 +9,7 @@ up first. It holds a password only from PASS to the hand-over.
 from __future__ import annotations
 
 import _socket
+import errno
 import ssl
 import time
 from typing import TYPE_CHECKING, Any
@@ -340,8 +341,10 @@ class Connection:
                 channel.close_all([session_channel.detach()])
         except TooMany:
             outcome.refused = REFUSED_HERE | {"reason": "too_many_logins", "code": "SYS/TEMP", "auth_us": 0}
-        except OSError:
-            pass  # auth is gone, or the process that held the channel: the outcome is what it is
+        except OSError as error:
+            # Auth is gone, or the process that held the channel: the outcome is what it is.
+            if error.errno == errno.EMFILE:
+                self.front.shortage.lost("peer", "a login")
         if outcome.served:
             self.front.known.note(source_of(self.peer[0]), login.name)
             outcome.log_session()

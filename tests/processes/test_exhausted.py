@@ -173,6 +173,26 @@ def test_a_log_that_auth_had_no_descriptor_for_is_handed_over_again(tmp_path):
         site.remove()
 
 
+def test_a_login_that_a_front_has_no_descriptor_for_is_explained(server):
+    """The log said `auth_gone`, and nothing of descriptors."""
+    lasting = Lasting(server)
+    Drop(server, "unchanged")
+    (front,) = server.pids("front")
+    with server.connect() as dialogue:
+        with failing.no_descriptor_free(front):
+            assert dialogue.ask("USER user0").startswith(b"+OK")
+            assert dialogue.ask(f"PASS {PASSWORD}").startswith(b"-ERR [SYS/TEMP]")
+        said = server.wait_for_event("descriptors_exhausted", process="front")
+        assert (said["sender"], said["problem"].partition(":")[0]) == (
+            "peer",
+            "no descriptor was free for a login",
+        )
+        dialogue.ask("USER user0")
+        assert dialogue.ask(f"PASS {PASSWORD}").startswith(b"+OK")
+        assert dialogue.ask("QUIT").startswith(b"+OK")
+    lasting.check()
+
+
 def test_idle_strangers_leave_a_front_descriptors_for_logins():
     """More silent peers than it may have descriptors: nobody could log in before they had gone."""
     site = Site(server__max_connections=100)
