@@ -10,6 +10,7 @@ import signal
 import socket
 import struct
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -304,8 +305,10 @@ def _children(server: Server, argument: str) -> set[int]:
 def _wait_for_another(server: Server, kind: str, number: int = 0, known: list[int] | None = None) -> int:
     """Wait for a process of that kind beside the ones there are, and send it a signal at once."""
     before = _children(server, f"{kind}-process") if known is None else set(known)
-    wait_until(lambda: _children(server, f"{kind}-process") - before)
-    (another,) = _children(server, f"{kind}-process") - before
+    deadline = time.monotonic() + 30
+    while not (found := _children(server, f"{kind}-process") - before):  # no pause: it is ready in a moment
+        assert time.monotonic() < deadline, f"no other {kind} was started"
+    (another,) = found
     os.kill(another, number)
     return another
 
